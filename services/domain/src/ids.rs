@@ -63,7 +63,12 @@ impl ItemPlace {
             Side::Input => 'i',
             Side::Output => 'o',
         };
-        format!("{}_{}{side}{}", prefix(item_type), self.response.simple(), self.index)
+        format!(
+            "{}_{}{side}{}",
+            prefix(item_type),
+            self.response.simple(),
+            self.index
+        )
     }
 
     /// Reads an item's id, whatever its prefix.
@@ -78,8 +83,15 @@ impl ItemPlace {
         };
         let digits = place.as_str();
         let canonical = digits == "0" || !digits.starts_with('0');
-        let index = digits.parse().ok().filter(|_| canonical && !digits.starts_with('+'))?;
-        Some(Self { response, side, index })
+        let index = digits
+            .parse()
+            .ok()
+            .filter(|_| canonical && !digits.starts_with('+'))?;
+        Some(Self {
+            response,
+            side,
+            index,
+        })
     }
 }
 
@@ -125,14 +137,24 @@ mod tests {
 
     #[test]
     fn ids_read_back_as_what_they_name() {
-        let place = ItemPlace { response: RESPONSE, side: Side::Output, index: 12 };
+        let place = ItemPlace {
+            response: RESPONSE,
+            side: Side::Output,
+            index: 12,
+        };
 
-        assert_eq!(place.id("message"), "msg_019234567 89a7bcd8ef0123456789abco12".replace(' ', ""));
+        assert_eq!(
+            place.id("message"),
+            "msg_019234567 89a7bcd8ef0123456789abco12".replace(' ', "")
+        );
         assert_eq!(ItemPlace::parse(&place.id("reasoning")), Some(place));
         let response = ResponseId(RESPONSE);
         assert_eq!(ResponseId::parse(&response.to_string()), Some(response));
         let conversation = ConversationId(RESPONSE);
-        assert_eq!(ConversationId::parse(&conversation.to_string()), Some(conversation));
+        assert_eq!(
+            ConversationId::parse(&conversation.to_string()),
+            Some(conversation)
+        );
     }
 
     #[test]

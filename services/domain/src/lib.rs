@@ -2,5 +2,11 @@
 //!
 //! No async, no clock, no randomness, no I/O.
 
+pub mod context;
+pub mod echo;
 pub mod ids;
+pub mod item;
+pub mod json;
 pub mod model;
+pub mod run;
+pub mod snapshot;

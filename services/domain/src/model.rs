@@ -37,18 +37,41 @@ pub enum ModelEvent {
     /// An item begins. `item` is the upstream's object; `type` is a string.
     ItemAdded { key: ItemKey, item: Object },
     /// Text goes on. `part` is the content or summary index; 0 for `Arguments` and `Input`.
-    Delta { key: ItemKey, field: Field, part: u32, delta: String, logprobs: Vec<Value> },
+    Delta {
+        key: ItemKey,
+        field: Field,
+        part: u32,
+        delta: String,
+        logprobs: Vec<Value>,
+    },
     /// The whole text of `field`, as the upstream repeats it at the end of a part.
-    Text { key: ItemKey, field: Field, part: u32, text: String },
+    Text {
+        key: ItemKey,
+        field: Field,
+        part: u32,
+        text: String,
+    },
     /// An annotation of an `output_text` part.
-    Annotation { key: ItemKey, part: u32, annotation: Object },
+    Annotation {
+        key: ItemKey,
+        part: u32,
+        annotation: Object,
+    },
     /// A hosted tool call moves on. `name` is OpenAI's event type, `fields` its members besides `type`,
     /// `sequence_number`, `item_id` and `output_index`.
-    Progress { key: ItemKey, name: String, fields: Object },
+    Progress {
+        key: ItemKey,
+        name: String,
+        fields: Object,
+    },
     /// An item ends. `item` is the upstream's whole object; `type` is a string.
     ItemDone { key: ItemKey, item: Object },
     /// The call ended; nothing follows.
-    Finished { outcome: Outcome, usage: Option<Usage>, output: Vec<Object> },
+    Finished {
+        outcome: Outcome,
+        usage: Option<Usage>,
+        output: Vec<Object>,
+    },
 }
 
 /// How a model call ended.
@@ -56,7 +79,9 @@ pub enum ModelEvent {
 pub enum Outcome {
     Completed,
     /// `reason` as in `incomplete_details.reason`: `max_output_tokens` or `content_filter`.
-    Incomplete { reason: String },
+    Incomplete {
+        reason: String,
+    },
     Failed(ResponseError),
 }
 

@@ -1,0 +1,208 @@
+//! The context of a run: what an upstream is shown, from parent turns and new input.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use talaria_proto::v1::{ContextItem, Turn};
+
+use crate::ids::{ItemPlace, Side};
+use crate::json::with_id;
+use crate::model::CallItem;
+
+/// An item of the request's input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputItem {
+    /// A whole item, as the client sent it.
+    Item(Bytes),
+    /// A reference to an earlier item, by its id.
+    Reference(String),
+}
+
+/// What is wrong with a context.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("No tool call found for function call output with call_id {call_id}.")]
+    NoToolCall { call_id: String },
+    #[error("No tool output found for function call {call_id}.")]
+    NoToolOutput { call_id: String },
+    #[error("input[{index}] is not a JSON object.")]
+    NotAnObject { index: usize },
+}
+
+#[derive(Deserialize)]
+struct Head {
+    #[serde(default, rename = "type")]
+    item_type: Option<String>,
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    call_id: Option<String>,
+}
+
+/// Tells references from whole items.
+pub fn input_items(input: &[Bytes]) -> Result<Vec<InputItem>, Error> {
+    let read = |(index, json): (usize, &Bytes)| {
+        let head = head(json).ok_or(Error::NotAnObject { index })?;
+        Ok(match (head.item_type.as_deref(), head.id) {
+            (Some("item_reference"), Some(id)) => InputItem::Reference(id),
+            _ => InputItem::Item(json.clone()),
+        })
+    };
+    input.iter().enumerate().map(read).collect()
+}
+
+/// The input of a run with every reference resolved and an id on every item.
+///
+/// `resolved` holds the items that `input` refers to, in the order of the references.
+pub fn resolve_input(
+    response: uuid::Uuid,
+    input: Vec<InputItem>,
+    resolved: Vec<ContextItem>,
+) -> Result<Vec<ContextItem>, Error> {
+    let mut resolved = resolved.into_iter();
+    let mut items = Vec::with_capacity(input.len());
+    for (index, item) in input.into_iter().enumerate() {
+        items.push(match item {
+            InputItem::Reference(_) => resolved.next().unwrap_or_default(),
+            InputItem::Item(json) => {
+                let head = head(&json).ok_or(Error::NotAnObject { index })?;
+                let item = if head.id.is_some() {
+                    json
+                } else {
+                    let place = u32::try_from(index).unwrap_or(u32::MAX);
+                    let place = ItemPlace {
+                        response,
+                        side: Side::Input,
+                        index: place,
+                    };
+                    let id = place.id(head.item_type.as_deref().unwrap_or("message"));
+                    let with_id = with_id(&json, &id).map_err(|_| Error::NotAnObject { index })?;
+                    Bytes::from(with_id)
+                };
+                ContextItem {
+                    item,
+                    upstream_id: String::new(),
+                }
+            }
+        });
+    }
+    Ok(items)
+}
+
+/// The items of all turns and then the input, oldest first, as the model is shown them.
+pub fn call_items(turns: &[Turn], input: &[ContextItem]) -> Vec<CallItem> {
+    let turns = turns
+        .iter()
+        .flat_map(|turn| turn.input.iter().chain(&turn.output));
+    turns.chain(input).map(call_item).collect()
+}
+
+fn call_item(item: &ContextItem) -> CallItem {
+    let upstream_id = (!item.upstream_id.is_empty()).then(|| item.upstream_id.clone());
+    CallItem {
+        json: item.item.clone(),
+        upstream_id,
+    }
+}
+
+/// Checks that calls and their outputs come in pairs. Source: OpenAI's Responses API refuses both halves alone.
+pub fn check_pairs(context: &[CallItem]) -> Result<(), Error> {
+    let mut calls: Vec<String> = Vec::new();
+    let mut answered: HashSet<String> = HashSet::new();
+    for item in context {
+        // Most items are messages, and long: look before parsing.
+        let Some(head) = head(&item.json) else {
+            continue;
+        };
+        let (Some(item_type), Some(call_id)) = (head.item_type.as_deref(), head.call_id) else {
+            continue;
+        };
+        match item_type {
+            "function_call" | "custom_tool_call" => {
+                answered.remove(&call_id);
+                calls.push(call_id);
+            }
+            "function_call_output" | "custom_tool_call_output" => {
+                if !calls.contains(&call_id) {
+                    return Err(Error::NoToolCall { call_id });
+                }
+                answered.insert(call_id);
+            }
+            _ => {}
+        }
+    }
+    match calls
+        .into_iter()
+        .find(|call_id| !answered.contains(call_id))
+    {
+        Some(call_id) => Err(Error::NoToolOutput { call_id }),
+        None => Ok(()),
+    }
+}
+
+fn head(json: &[u8]) -> Option<Head> {
+    serde_json::from_slice(json).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(json: &'static str) -> CallItem {
+        CallItem {
+            json: Bytes::from_static(json.as_bytes()),
+            upstream_id: None,
+        }
+    }
+
+    #[test]
+    fn calls_and_outputs_come_in_pairs() {
+        let message = item(r#"{"type":"message","role":"user","content":"call_id"}"#);
+        let call = item(r#"{"type":"function_call","call_id":"a","name":"f","arguments":"{}"}"#);
+        let output = item(r#"{"type":"function_call_output","call_id":"a","output":"1"}"#);
+        let lone_call = Err(Error::NoToolOutput {
+            call_id: "a".into(),
+        });
+        let lone_output = Err(Error::NoToolCall {
+            call_id: "a".into(),
+        });
+        let table = [
+            (vec![&message, &call, &output], Ok(())),
+            (vec![&message, &call], lone_call.clone()),
+            (vec![&output, &message], lone_output.clone()),
+            (vec![&output, &call], lone_output),
+            // Some upstreams number their calls anew in every turn.
+            (vec![&call, &output, &call, &output], Ok(())),
+            (vec![&call, &output, &call], lone_call),
+        ];
+        for (context, expected) in table {
+            let context: Vec<CallItem> = context.into_iter().cloned().collect();
+            assert_eq!(check_pairs(&context), expected, "{context:?}");
+        }
+    }
+
+    #[test]
+    fn input_items_get_ids_and_references_their_items() {
+        let input = [
+            r#"{"type":"message","role":"user","content":[]}"#,
+            r#"{"type":"item_reference","id":"msg_1"}"#,
+            r#"{"type":"message","id":"msg_mine","role":"user","content":[]}"#,
+        ];
+        let input: Vec<Bytes> = input.into_iter().map(Bytes::from).collect();
+        let referred = ContextItem {
+            item: Bytes::from("{}"),
+            upstream_id: "up_1".into(),
+        };
+
+        let items = input_items(&input).unwrap();
+        assert_eq!(items[1], InputItem::Reference("msg_1".into()));
+        let resolved = resolve_input(uuid::Uuid::nil(), items, vec![referred.clone()]).unwrap();
+
+        let id = "msg_00000000000000000000000000000000i0";
+        let first = format!(r#"{{"id":"{id}","type":"message","role":"user","content":[]}}"#);
+        assert_eq!(resolved[0].item, first);
+        assert_eq!(resolved[1], referred);
+        assert_eq!(resolved[2].item, input[2]);
+    }
+}

@@ -1,0 +1,287 @@
+//! A run's transitions: what an upstream says in, OpenAI's canonical events out.
+//!
+//! A [`Run`] is the fold of its own events and a little more, so resuming after a crash is replay, then [`Run::resume`].
+//! Every event it makes is numbered, folded and handed out by [`Run::take_events`]; it never takes one back.
+
+mod items;
+
+use bytes::Bytes;
+use talaria_proto::v1::event::Kind;
+use talaria_proto::v1::{ContextItem, Event, Response, ResponseError, Status, Usage};
+use uuid::Uuid;
+
+use crate::model::{ModelEvent, Outcome, server_error};
+use crate::snapshot::{self, Snapshot};
+
+use items::OpenKey;
+
+/// The state of a run.
+#[derive(Debug)]
+pub struct Run {
+    response: Uuid,
+    snapshot: Snapshot,
+    usage: Option<Usage>,
+    /// The items of the model call under way, by the upstream's keys.
+    open: Vec<OpenKey>,
+    /// Where the model call's items begin in the output.
+    call_start: usize,
+    outcome: Option<Outcome>,
+    new: Vec<Event>,
+}
+
+/// What a run does next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Ask the model, with the context and the output so far.
+    CallModel,
+    /// Write the end.
+    Finish(End),
+}
+
+/// How a run ends.
+#[derive(Clone, Debug, PartialEq)]
+pub enum End {
+    Completed,
+    Incomplete { reason: String },
+    Failed(ResponseError),
+    Cancelled,
+}
+
+impl Run {
+    /// Begins a run: `response` is what it looks like when it is created.
+    ///
+    /// A background response is `queued` first; every other one is `in_progress` at once.
+    pub fn create(response_id: Uuid, response: Response) -> Self {
+        let mut run = Self {
+            response: response_id,
+            snapshot: Snapshot::default(),
+            usage: None,
+            open: Vec::new(),
+            call_start: 0,
+            outcome: None,
+            new: Vec::new(),
+        };
+        let queued = response.status() == Status::Queued;
+        run.emit(Kind::Created(response.clone()));
+        if queued {
+            run.emit(Kind::Queued(response));
+        }
+        run
+    }
+
+    /// Goes on with a run whose process died: seals what was open, as a function of the log alone.
+    ///
+    /// An item that was being written is closed as `incomplete` with what clients saw.
+    pub fn resume(response_id: Uuid, snapshot: Snapshot) -> Self {
+        let mut run = Self {
+            response: response_id,
+            call_start: snapshot.items().len(),
+            snapshot,
+            usage: None,
+            open: Vec::new(),
+            outcome: None,
+            new: Vec::new(),
+        };
+        for index in run.open_items() {
+            run.close_item(index, None, "incomplete");
+        }
+        run
+    }
+
+    /// Says that an attempt begins: `response.in_progress`.
+    pub fn start(&mut self) {
+        let mut response = self.snapshot.base().clone();
+        response.set_status(Status::InProgress);
+        response.output.clear();
+        self.emit(Kind::InProgress(response));
+    }
+
+    /// What to do next.
+    pub fn next_step(&self) -> Step {
+        match &self.outcome {
+            None => Step::CallModel,
+            Some(Outcome::Completed) => Step::Finish(End::Completed),
+            Some(Outcome::Incomplete { reason }) => Step::Finish(End::Incomplete {
+                reason: reason.clone(),
+            }),
+            Some(Outcome::Failed(error)) => Step::Finish(End::Failed(error.clone())),
+        }
+    }
+
+    /// Takes in what the upstream said.
+    pub fn on_model(&mut self, event: ModelEvent) {
+        if self.outcome.is_some() {
+            return;
+        }
+        match event {
+            ModelEvent::ItemAdded { key, item } => self.item_added(key, &item),
+            ModelEvent::Delta {
+                key,
+                field,
+                part,
+                delta,
+                logprobs,
+            } => {
+                self.delta(key, field, part, delta, logprobs);
+            }
+            ModelEvent::Text {
+                key,
+                field,
+                part,
+                text,
+            } => self.text(key, field, part, &text),
+            ModelEvent::Annotation {
+                key,
+                part,
+                annotation,
+            } => {
+                self.annotation(key, part, annotation);
+            }
+            ModelEvent::Progress { key, name, fields } => self.progress(key, name, &fields),
+            ModelEvent::ItemDone { key, item } => self.item_done(key, item),
+            ModelEvent::Finished {
+                outcome,
+                usage,
+                output,
+            } => {
+                self.finished(outcome, usage, output);
+            }
+        }
+    }
+
+    /// Takes in that the upstream's stream ended without saying so.
+    ///
+    /// With something shown it counts as the end (many relays never send one); with nothing it is a failure.
+    pub fn on_model_end(&mut self) {
+        if self.outcome.is_some() {
+            return;
+        }
+        let outcome = if self.snapshot.items().len() > self.call_start {
+            Outcome::Completed
+        } else {
+            Outcome::Failed(server_error(
+                "The model ended its answer without saying anything.",
+            ))
+        };
+        self.finished(outcome, None, Vec::new());
+    }
+
+    /// Writes the end at `now` (Unix seconds): the one terminal event.
+    ///
+    /// A run that failed or was cancelled keeps what was produced; items that were being written stay `incomplete`.
+    pub fn finish(&mut self, end: End, now: i64) {
+        let mut response = self.snapshot.base().clone();
+        response.usage = self.usage;
+        match &end {
+            End::Completed => {
+                response.set_status(Status::Completed);
+                response.completed_at = Some(now);
+                response.usage = Some(self.usage.unwrap_or_default());
+            }
+            End::Incomplete { reason } => {
+                response.set_status(Status::Incomplete);
+                response.incomplete_reason = Some(reason.clone());
+                response.usage = Some(self.usage.unwrap_or_default());
+            }
+            End::Failed(error) => {
+                response.set_status(Status::Failed);
+                response.error = Some(error.clone());
+            }
+            End::Cancelled => response.set_status(Status::Cancelled),
+        }
+        response.output = self
+            .snapshot
+            .output("incomplete")
+            .map(|(json, _)| json)
+            .collect();
+        self.emit(match end {
+            End::Completed => Kind::Completed(response),
+            End::Incomplete { .. } => Kind::Incomplete(response),
+            End::Failed(_) | End::Cancelled => Kind::Failed(response),
+        });
+    }
+
+    /// The response as of now.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The output so far as context for what follows.
+    pub fn output(&self) -> Vec<ContextItem> {
+        let items = self.snapshot.output("incomplete");
+        items
+            .map(|(item, upstream_id)| ContextItem { item, upstream_id })
+            .collect()
+    }
+
+    /// Hands out the events made since the last time.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.new)
+    }
+
+    /// How many events wait to be taken.
+    pub fn waiting(&self) -> usize {
+        self.new.len()
+    }
+
+    fn open_items(&self) -> Vec<usize> {
+        let open = |(index, item): (usize, &_)| {
+            matches!(item, crate::item::Item::Open(_)).then_some(index)
+        };
+        self.snapshot
+            .items()
+            .iter()
+            .enumerate()
+            .filter_map(open)
+            .collect()
+    }
+
+    fn emit(&mut self, kind: Kind) {
+        let sequence_number = self.snapshot.next_sequence_number();
+        let event = Event {
+            sequence_number,
+            kind: Some(kind),
+        };
+        let folded = self.snapshot.apply(&event);
+        debug_assert!(folded.is_ok(), "a run's own event does not fit: {folded:?}");
+        self.new.push(event);
+    }
+}
+
+/// Adds the usage of one model call to that of the calls before it.
+fn add_usage(total: Option<Usage>, call: Option<Usage>) -> Option<Usage> {
+    let (Some(total), Some(call)) = (total, call) else {
+        return total.or(call);
+    };
+    Some(Usage {
+        input_tokens: total.input_tokens.saturating_add(call.input_tokens),
+        cached_tokens: total.cached_tokens.saturating_add(call.cached_tokens),
+        cache_write_tokens: total
+            .cache_write_tokens
+            .saturating_add(call.cache_write_tokens),
+        output_tokens: total.output_tokens.saturating_add(call.output_tokens),
+        reasoning_tokens: total.reasoning_tokens.saturating_add(call.reasoning_tokens),
+        total_tokens: total.total_tokens.saturating_add(call.total_tokens),
+    })
+}
+
+/// Whether the run behind `response` has ended.
+pub fn has_ended(response: &Response) -> bool {
+    snapshot::is_terminal(response.status())
+}
+
+fn index_u32(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+fn json_array(values: &[serde_json::Value]) -> Bytes {
+    if values.is_empty() {
+        return Bytes::new();
+    }
+    serde_json::to_vec(values)
+        .map(Bytes::from)
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,709 @@
+//! The items of one model call: opened on their first sign, filled in, closed.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use talaria_proto::v1::event::Kind;
+use talaria_proto::v1::{
+    Annotation, ContentPart, ItemDelta, ItemProgress, ItemText, OutputItem, PartDelta, PartText,
+    SummaryPart, Usage,
+};
+
+use super::{Run, add_usage, index_u32, json_array};
+use crate::ids::{ItemPlace, Side};
+use crate::item::{Item, OpenItem, Part, PartKind, json_bytes, text_member};
+use crate::model::{Field, ItemKey, ModelEvent, Object, Outcome};
+
+/// Where an upstream's item and its parts stand in the output.
+#[derive(Debug)]
+pub(super) struct OpenKey {
+    key: ItemKey,
+    index: usize,
+    /// The upstream said that it begins, so it is expected to say that it ends.
+    announced: bool,
+    parts: Vec<(Field, u32, u32)>,
+}
+
+impl Run {
+    pub(super) fn item_added(&mut self, key: ItemKey, item: &Object) {
+        if self.position(key).is_none() && item_type(item).is_some() {
+            self.open_item(key, item, true);
+        }
+    }
+
+    pub(super) fn delta(
+        &mut self,
+        key: ItemKey,
+        field: Field,
+        part: u32,
+        delta: String,
+        logprobs: Vec<Value>,
+    ) {
+        let Some(at) = self.ensure_item(key, field) else {
+            return;
+        };
+        if field == Field::Arguments || field == Field::Input {
+            if !delta.is_empty() {
+                self.emit_item_delta(self.open[at].index, delta);
+            }
+        } else if let Some(part_index) = self.ensure_part(at, field, part)
+            && !delta.is_empty()
+        {
+            self.emit_part_delta(self.open[at].index, field, part_index, delta, &logprobs);
+        }
+    }
+
+    /// What the upstream repeats: shown as far as its deltas left it out.
+    pub(super) fn text(&mut self, key: ItemKey, field: Field, part: u32, text: &str) {
+        let Some(at) = self.ensure_item(key, field) else {
+            return;
+        };
+        if field == Field::Arguments || field == Field::Input {
+            self.complete_call_text(self.open[at].index, text);
+        } else if let Some(part_index) = self.ensure_part(at, field, part) {
+            self.complete_part_text(self.open[at].index, field, part_index, text, &[]);
+        }
+    }
+
+    pub(super) fn annotation(&mut self, key: ItemKey, part: u32, annotation: Object) {
+        let Some(at) = self.ensure_item(key, Field::Text) else {
+            return;
+        };
+        if let Some(part_index) = self.ensure_part(at, Field::Text, part) {
+            self.emit_annotation(self.open[at].index, part_index, &Value::Object(annotation));
+        }
+    }
+
+    pub(super) fn progress(&mut self, key: ItemKey, name: String, fields: &Object) {
+        let Some(at) = self.position(key) else { return };
+        let index = self.open[at].index;
+        let Some(item) = self.open_item_at(index) else {
+            return;
+        };
+        let item_id = item.id.clone();
+        let fields = if fields.is_empty() {
+            Bytes::new()
+        } else {
+            json_bytes(&Value::Object(fields.clone()))
+        };
+        let output_index = index_u32(index);
+        self.emit(Kind::ItemProgress(ItemProgress {
+            r#type: name,
+            item_id,
+            output_index,
+            fields,
+        }));
+    }
+
+    pub(super) fn item_done(&mut self, key: ItemKey, item: Object) {
+        if item_type(&item).is_none() {
+            return;
+        }
+        let at = match self.position(key) {
+            Some(at) => at,
+            None => self.open_item(key, &item, true),
+        };
+        self.complete_item(at, item);
+    }
+
+    pub(super) fn finished(&mut self, outcome: Outcome, usage: Option<Usage>, output: Vec<Object>) {
+        self.usage = add_usage(self.usage, usage);
+        if !matches!(outcome, Outcome::Failed(_)) {
+            self.back_fill(output);
+            let incomplete = matches!(outcome, Outcome::Incomplete { .. });
+            let open = self.open_items();
+            for index in open {
+                self.close_item(
+                    index,
+                    None,
+                    if incomplete {
+                        "incomplete"
+                    } else {
+                        "completed"
+                    },
+                );
+            }
+        }
+        self.open.clear();
+        self.outcome = Some(outcome);
+    }
+
+    /// Shows what the final output holds and the stream did not.
+    fn back_fill(&mut self, output: Vec<Object>) {
+        let shown = self.snapshot.items().len() - self.call_start;
+        // The place decides, as long as the types agree; an upstream that shows fewer items at the end than it
+        // streamed has nothing to add.
+        if output.len() < shown {
+            return;
+        }
+        for (place, item) in output.into_iter().enumerate() {
+            let index = self.call_start + place;
+            match self.open.iter().position(|open| open.index == index) {
+                Some(at) => {
+                    let same_type = self
+                        .open_item_at(index)
+                        .is_some_and(|open| Some(open.item_type.as_str()) == item_type(&item));
+                    if same_type {
+                        self.complete_item(at, item);
+                    }
+                }
+                None if index == self.snapshot.items().len() => {
+                    self.on_model(ModelEvent::ItemDone {
+                        key: ItemKey(FINAL | place as u64),
+                        item,
+                    });
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn position(&self, key: ItemKey) -> Option<usize> {
+        self.open.iter().rposition(|open| open.key == key)
+    }
+
+    fn open_item_at(&self, index: usize) -> Option<&OpenItem> {
+        match self.snapshot.items().get(index) {
+            Some(Item::Open(item)) => Some(item),
+            _ => None,
+        }
+    }
+
+    /// The entry of the open item under `key` that can hold texts of `field`; opens one where there is none.
+    fn ensure_item(&mut self, key: ItemKey, field: Field) -> Option<usize> {
+        let implied = match field {
+            Field::Text | Field::Refusal => "message",
+            Field::ReasoningText | Field::ReasoningSummary => "reasoning",
+            // A call without a name is none.
+            Field::Arguments | Field::Input => "",
+        };
+        if let Some(at) = self.position(key) {
+            match self.open_item_at(self.open[at].index) {
+                Some(item) if holds(&item.item_type, field) => return Some(at),
+                Some(_) => return None,
+                // Closed by ours: what comes late goes into an item of its own.
+                None if self.open[at].announced => return None,
+                None => {}
+            }
+        }
+        if implied.is_empty() {
+            return None;
+        }
+        let mut item = Object::new();
+        item.insert("type".into(), implied.into());
+        Some(self.open_item(key, &item, false))
+    }
+
+    /// Opens an item and returns the place of its entry.
+    fn open_item(&mut self, key: ItemKey, item: &Object, announced: bool) -> usize {
+        self.close_superseded();
+        let index = self.snapshot.items().len();
+        let item_type = item_type(item).unwrap_or("message");
+        let place = ItemPlace {
+            response: self.response,
+            side: Side::Output,
+            index: index_u32(index),
+        };
+        let added = added_object(item, item_type, place);
+        let upstream_id = text(item, "id").to_owned();
+        let added = OutputItem {
+            output_index: index_u32(index),
+            item: json_bytes(&Value::Object(added)),
+            upstream_id,
+        };
+        self.emit(Kind::OutputItemAdded(added));
+        self.open.push(OpenKey {
+            key,
+            index,
+            announced,
+            parts: Vec::new(),
+        });
+        self.open.len() - 1
+    }
+
+    /// Closes what the next item's beginning shows to be over, when nobody will say so.
+    ///
+    /// Chat upstreams announce no ends: their reasoning ends where the text begins, a call where the next one does.
+    fn close_superseded(&mut self) {
+        let over: Vec<usize> = self
+            .open
+            .iter()
+            .filter_map(|open| {
+                let item = self.open_item_at(open.index)?;
+                let whole_call = item.item_type == "function_call"
+                    && item.text.starts_with('{')
+                    && serde_json::from_str::<serde::de::IgnoredAny>(&item.text).is_ok();
+                (!open.announced || whole_call).then_some(open.index)
+            })
+            .collect();
+        for index in over {
+            self.close_item(index, None, "completed");
+        }
+    }
+
+    /// The place of the part for `part` of `field`; opens it where there is none.
+    fn ensure_part(&mut self, at: usize, field: Field, part: u32) -> Option<u32> {
+        let index = self.open[at].index;
+        let known = self.open[at]
+            .parts
+            .iter()
+            .rev()
+            .find(|(f, p, _)| (*f, *p) == (field, part));
+        if let Some((.., part_index)) = known {
+            let part_index = *part_index;
+            let item = self.open_item_at(index)?;
+            if !item.parts(field).get(part_index as usize)?.closed {
+                return Some(part_index);
+            }
+        }
+        let item = self.open_item_at(index)?;
+        let item_id = item.id.clone();
+        let parts = item.parts(field).len();
+        let part_index = index_u32(parts);
+        let kind = PartKind::of(field)?;
+        if parts > 0 {
+            self.close_part(index, field, parts - 1);
+        }
+        let json = json_bytes(&Part::new(kind).to_json());
+        self.emit_part_added(index, field, item_id, part_index, json);
+        self.open[at].parts.push((field, part, part_index));
+        Some(part_index)
+    }
+
+    /// Fills in what the whole item holds beyond what was shown, and closes it.
+    fn complete_item(&mut self, at: usize, item: Object) {
+        let index = self.open[at].index;
+        let Some(open) = self.open_item_at(index) else {
+            return;
+        };
+        let open_type = open.item_type.clone();
+        if item_type(&item) != Some(open_type.as_str()) {
+            return;
+        }
+        if let Some(member) = text_member(&open_type) {
+            match item.get(member) {
+                Some(Value::String(text)) => self.complete_call_text(index, text),
+                Some(Value::Null) | None => {}
+                // Some relays send the arguments as JSON, not as its text.
+                Some(json) => self.complete_call_text(index, &json.to_string()),
+            }
+        }
+        if open_type == "message" || open_type == "reasoning" {
+            for (member, summary) in [("summary", true), ("content", false)] {
+                let parts = match item.get(member) {
+                    Some(Value::Array(parts)) => parts.clone(),
+                    Some(Value::String(text)) if open_type == "message" => {
+                        vec![json!({"type": "output_text", "text": text})]
+                    }
+                    _ => Vec::new(),
+                };
+                for (place, part) in parts.iter().enumerate() {
+                    self.complete_part(at, summary, index_u32(place), part);
+                }
+            }
+        }
+        let status = match text(&item, "status") {
+            "incomplete" => "incomplete",
+            _ => "completed",
+        };
+        self.close_item(index, Some(item), status);
+    }
+
+    fn complete_part(&mut self, at: usize, summary: bool, place: u32, json: &Value) {
+        let index = self.open[at].index;
+        let Some(field) = Part::from_json(json).kind.field() else {
+            self.pass_part(index, json);
+            return;
+        };
+        if (field == Field::ReasoningSummary) != summary {
+            return;
+        }
+        let Some(open) = self.open_item_at(index) else {
+            return;
+        };
+        if !holds(&open.item_type, field) {
+            return;
+        }
+        let mut known = self.open[at].parts.iter().rev();
+        let is_over = match known.find(|(f, p, _)| (*f, *p) == (field, place)) {
+            Some((.., shown)) => open
+                .parts(field)
+                .get(*shown as usize)
+                .is_none_or(|p| p.closed),
+            // Shown under another place; the order decides.
+            None => (place as usize) < open.parts(field).len(),
+        };
+        if is_over {
+            return;
+        }
+        let Some(part_index) = self.ensure_part(at, field, place) else {
+            return;
+        };
+        let member = if field == Field::Refusal {
+            "refusal"
+        } else {
+            "text"
+        };
+        let whole = json
+            .get(member)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
+        let logprobs = json
+            .get("logprobs")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
+        self.complete_part_text(index, field, part_index, &whole, &logprobs);
+        let shown = self
+            .open_item_at(index)
+            .and_then(|item| item.parts(field).get(part_index as usize))
+            .map_or(0, |part| part.annotations.len());
+        let annotations = json.get("annotations").and_then(Value::as_array);
+        for annotation in annotations.into_iter().flatten().skip(shown) {
+            self.emit_annotation(index, part_index, annotation);
+        }
+    }
+
+    /// Shows a part of a kind that has no deltas.
+    fn pass_part(&mut self, index: usize, json: &Value) {
+        let Some(item) = self.open_item_at(index) else {
+            return;
+        };
+        if item.item_type != "message" {
+            return;
+        }
+        let item_id = item.id.clone();
+        let parts = item.content.len();
+        if parts > 0 {
+            self.close_part(index, Field::Text, parts - 1);
+        }
+        let part = json_bytes(json);
+        self.emit_part_added(index, Field::Text, item_id, index_u32(parts), part);
+        self.close_part(index, Field::Text, parts);
+    }
+
+    /// Shows what `whole` has beyond the text shown so far. What was shown stays, whatever the upstream says later.
+    fn complete_part_text(
+        &mut self,
+        index: usize,
+        field: Field,
+        part_index: u32,
+        whole: &str,
+        logprobs: &[Value],
+    ) {
+        let Some(item) = self.open_item_at(index) else {
+            return;
+        };
+        let Some(part) = item.parts(field).get(part_index as usize) else {
+            return;
+        };
+        let Some(rest) = whole.strip_prefix(part.text.as_str()) else {
+            return;
+        };
+        if !rest.is_empty() {
+            let rest = rest.to_owned();
+            let logprobs = if part.logprobs.is_empty() {
+                logprobs
+            } else {
+                &[]
+            };
+            self.emit_part_delta(index, field, part_index, rest, logprobs);
+        }
+    }
+
+    fn complete_call_text(&mut self, index: usize, whole: &str) {
+        let Some(item) = self.open_item_at(index) else {
+            return;
+        };
+        let Some(rest) = whole.strip_prefix(item.text.as_str()) else {
+            return;
+        };
+        if !rest.is_empty() {
+            let rest = rest.to_owned();
+            self.emit_item_delta(index, rest);
+        }
+    }
+
+    /// Writes the ends of an item's parts and of the item. `whole` is the upstream's item, where it sent one.
+    pub(super) fn close_item(&mut self, index: usize, whole: Option<Object>, status: &str) {
+        let Some(item) = self.open_item_at(index) else {
+            return;
+        };
+        let (summary, content) = (item.summary.len(), item.content.len());
+        let reasoning = item.item_type == "reasoning";
+        let message = item.item_type == "message";
+        for part in 0..summary {
+            self.close_part(index, Field::ReasoningSummary, part);
+        }
+        for part in 0..content {
+            self.close_part(
+                index,
+                if reasoning {
+                    Field::ReasoningText
+                } else {
+                    Field::Text
+                },
+                part,
+            );
+        }
+        if !reasoning && !message {
+            self.emit_item_text(index);
+        }
+        let Some(item) = self.open_item_at(index) else {
+            return;
+        };
+        let upstream_id = match whole.as_ref().map(|whole| text(whole, "id")) {
+            Some(id) if !id.is_empty() => id.to_owned(),
+            _ => item.upstream_id.clone(),
+        };
+        let base = match whole {
+            // Ours are the identity and the texts that clients saw; the rest is the upstream's.
+            Some(whole) => merge(item.added.clone(), whole),
+            None => item.added.clone(),
+        };
+        let object = item.to_object(base, status);
+        let done = OutputItem {
+            output_index: index_u32(index),
+            item: json_bytes(&Value::Object(object)),
+            upstream_id,
+        };
+        self.emit(Kind::OutputItemDone(done));
+    }
+
+    fn close_part(&mut self, index: usize, field: Field, part: usize) {
+        let Some(item) = self.open_item_at(index) else {
+            return;
+        };
+        let Some(state) = item.parts(field).get(part) else {
+            return;
+        };
+        if state.closed {
+            return;
+        }
+        let (item_id, output_index, part_index) =
+            (item.id.clone(), index_u32(index), index_u32(part));
+        let json = json_bytes(&state.to_json());
+        let whole = PartText {
+            item_id: item_id.clone(),
+            output_index,
+            index: part_index,
+            text: state.text.clone(),
+            logprobs: json_array(&state.logprobs),
+        };
+        let text_done = match &state.kind {
+            PartKind::OutputText => Some(Kind::OutputTextDone(whole)),
+            PartKind::Refusal => Some(Kind::RefusalDone(whole)),
+            PartKind::ReasoningText => Some(Kind::ReasoningTextDone(whole)),
+            PartKind::SummaryText => Some(Kind::ReasoningSummaryTextDone(whole)),
+            PartKind::Other(_) => None,
+        };
+        if let Some(text_done) = text_done {
+            self.emit(text_done);
+        }
+        self.emit(if field == Field::ReasoningSummary {
+            let summary_index = part_index;
+            Kind::ReasoningSummaryPartDone(SummaryPart {
+                item_id,
+                output_index,
+                summary_index,
+                part: json,
+            })
+        } else {
+            let content_index = part_index;
+            Kind::ContentPartDone(ContentPart {
+                item_id,
+                output_index,
+                content_index,
+                part: json,
+            })
+        });
+    }
+
+    fn emit_part_added(
+        &mut self,
+        index: usize,
+        field: Field,
+        item_id: String,
+        part_index: u32,
+        part: Bytes,
+    ) {
+        let output_index = index_u32(index);
+        self.emit(if field == Field::ReasoningSummary {
+            let summary_index = part_index;
+            Kind::ReasoningSummaryPartAdded(SummaryPart {
+                item_id,
+                output_index,
+                summary_index,
+                part,
+            })
+        } else {
+            let content_index = part_index;
+            Kind::ContentPartAdded(ContentPart {
+                item_id,
+                output_index,
+                content_index,
+                part,
+            })
+        });
+    }
+
+    fn emit_part_delta(
+        &mut self,
+        index: usize,
+        field: Field,
+        part_index: u32,
+        delta: String,
+        logprobs: &[Value],
+    ) {
+        let Some(item) = self.open_item_at(index) else {
+            return;
+        };
+        let delta = PartDelta {
+            item_id: item.id.clone(),
+            output_index: index_u32(index),
+            index: part_index,
+            delta,
+            logprobs: json_array(logprobs),
+        };
+        self.emit(match field {
+            Field::Text => Kind::OutputTextDelta(delta),
+            Field::Refusal => Kind::RefusalDelta(delta),
+            Field::ReasoningText => Kind::ReasoningTextDelta(delta),
+            Field::ReasoningSummary => Kind::ReasoningSummaryTextDelta(delta),
+            Field::Arguments | Field::Input => return,
+        });
+    }
+
+    fn emit_item_delta(&mut self, index: usize, delta: String) {
+        let Some(item) = self.open_item_at(index) else {
+            return;
+        };
+        let delta = ItemDelta {
+            item_id: item.id.clone(),
+            output_index: index_u32(index),
+            delta,
+        };
+        let kind = match item.item_type.as_str() {
+            "function_call" => Kind::FunctionCallArgumentsDelta(delta),
+            "custom_tool_call" => Kind::CustomToolCallInputDelta(delta),
+            "mcp_call" => Kind::McpCallArgumentsDelta(delta),
+            _ => return,
+        };
+        self.emit(kind);
+    }
+
+    fn emit_item_text(&mut self, index: usize) {
+        let Some(item) = self.open_item_at(index) else {
+            return;
+        };
+        let (item_id, output_index) = (item.id.clone(), index_u32(index));
+        let text = ItemText {
+            item_id,
+            output_index,
+            text: item.text.clone(),
+        };
+        let kind = match item.item_type.as_str() {
+            "function_call" => Kind::FunctionCallArgumentsDone(text),
+            "custom_tool_call" => Kind::CustomToolCallInputDone(text),
+            "mcp_call" => Kind::McpCallArgumentsDone(text),
+            _ => return,
+        };
+        self.emit(kind);
+    }
+
+    fn emit_annotation(&mut self, index: usize, part_index: u32, annotation: &Value) {
+        let Some(item) = self.open_item_at(index) else {
+            return;
+        };
+        let Some(part) = item.content.get(part_index as usize) else {
+            return;
+        };
+        let annotation = Annotation {
+            item_id: item.id.clone(),
+            output_index: index_u32(index),
+            content_index: part_index,
+            annotation_index: index_u32(part.annotations.len()),
+            annotation: json_bytes(annotation),
+        };
+        self.emit(Kind::OutputTextAnnotationAdded(annotation));
+    }
+}
+
+/// Marks keys of items that only the final output named.
+const FINAL: u64 = 1 << 63;
+
+fn holds(item_type: &str, field: Field) -> bool {
+    match field {
+        Field::Text | Field::Refusal => item_type == "message",
+        Field::ReasoningText | Field::ReasoningSummary => item_type == "reasoning",
+        Field::Arguments => text_member(item_type) == Some("arguments"),
+        Field::Input => text_member(item_type) == Some("input"),
+    }
+}
+
+fn item_type(item: &Object) -> Option<&str> {
+    item.get("type").and_then(Value::as_str)
+}
+
+fn text<'a>(item: &'a Object, name: &str) -> &'a str {
+    item.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The item as `response.output_item.added` shows it: its identity, and nothing written yet.
+fn added_object(item: &Object, item_type: &str, place: ItemPlace) -> Object {
+    let mut added = Object::new();
+    added.insert("id".into(), place.id(item_type).into());
+    added.insert("type".into(), item_type.into());
+    match item_type {
+        "message" => {
+            added.insert("status".into(), "in_progress".into());
+            added.insert("role".into(), "assistant".into());
+            added.insert("content".into(), json!([]));
+        }
+        "reasoning" => {
+            added.insert("summary".into(), json!([]));
+        }
+        "function_call" | "custom_tool_call" => {
+            added.insert("status".into(), "in_progress".into());
+            let call_id = match text(item, "call_id") {
+                "" => format!("call_{}o{}", place.response.simple(), place.index),
+                call_id => call_id.to_owned(),
+            };
+            added.insert("call_id".into(), call_id.into());
+            added.insert("name".into(), text(item, "name").into());
+            let member = text_member(item_type).unwrap_or("arguments");
+            added.insert(member.into(), "".into());
+        }
+        _ => {
+            if let Some(member) = text_member(item_type) {
+                added.insert("status".into(), "in_progress".into());
+                added.insert(member.into(), "".into());
+            }
+        }
+    }
+    for (name, value) in item {
+        let written = (item_type == "message" && name == "phase" && value.is_string())
+            || !matches!(item_type, "message" | "reasoning");
+        // Nulls that clients' parsers refuse are left out; so are texts, which deltas bring.
+        if written && !added.contains_key(name) && !value.is_null() {
+            added.insert(name.clone(), value.clone());
+        }
+    }
+    added
+}
+
+/// The upstream's whole item with the identity under which clients know it.
+fn merge(added: Object, whole: Object) -> Object {
+    let keep = ["id", "type", "call_id", "name"];
+    let mut object = added;
+    for (name, value) in whole {
+        let ours = keep.contains(&name.as_str()) && object.contains_key(&name);
+        let refused_null = value.is_null()
+            && (matches!(name.as_str(), "phase" | "encrypted_content")
+                || item_type(&object) == Some("mcp_list_tools"));
+        if !ours && !refused_null {
+            object.insert(name, value);
+        }
+    }
+    object
+}

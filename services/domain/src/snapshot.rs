@@ -1,0 +1,234 @@
+//! The fold: what a response looks like after some of its events.
+
+use bytes::Bytes;
+use serde_json::Value;
+use talaria_proto::v1::event::Kind;
+use talaria_proto::v1::{Event, PartDelta, Response, Status};
+
+use crate::item::{Item, OpenItem, Part};
+use crate::model::{Field, Object};
+
+/// A response as its events have made it so far.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The last lifecycle event's response. Its `output` is empty until the terminal event.
+    response: Response,
+    items: Vec<Item>,
+    next_sequence_number: u64,
+}
+
+/// An event that does not continue the events before it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("event {found} does not follow event {expected}")]
+    Gap { expected: u64, found: u64 },
+    #[error("event {sequence_number} does not fit: {reason}")]
+    Unfit {
+        sequence_number: u64,
+        reason: &'static str,
+    },
+}
+
+impl Snapshot {
+    /// Folds `events`, which begin with number 0.
+    pub fn of<'a>(events: impl IntoIterator<Item = &'a Event>) -> Result<Self, Error> {
+        let mut snapshot = Self::default();
+        for event in events {
+            snapshot.apply(event)?;
+        }
+        Ok(snapshot)
+    }
+
+    /// The sequence number that the next event has.
+    pub fn next_sequence_number(&self) -> u64 {
+        self.next_sequence_number
+    }
+
+    pub fn status(&self) -> Status {
+        self.response.status()
+    }
+
+    /// Whether the terminal event has come.
+    pub fn is_finished(&self) -> bool {
+        is_terminal(self.status())
+    }
+
+    /// The items so far.
+    pub fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// The response without its output, as of the last lifecycle event.
+    pub fn base(&self) -> &Response {
+        &self.response
+    }
+
+    /// The whole response as of now; what is still being written has status `in_progress`.
+    pub fn response(&self) -> Response {
+        let mut response = self.response.clone();
+        if !self.is_finished() {
+            response.output = self.output("in_progress").map(|(json, _)| json).collect();
+        }
+        response
+    }
+
+    /// The items as JSON with the upstream's ids for them; open ones with status `open_status`.
+    pub fn output<'a>(
+        &'a self,
+        open_status: &'a str,
+    ) -> impl Iterator<Item = (Bytes, String)> + 'a {
+        self.items.iter().map(move |item| item.to_json(open_status))
+    }
+
+    /// Adds the next event.
+    pub fn apply(&mut self, event: &Event) -> Result<(), Error> {
+        let sequence_number = event.sequence_number;
+        if sequence_number != self.next_sequence_number {
+            return Err(Error::Gap {
+                expected: self.next_sequence_number,
+                found: sequence_number,
+            });
+        }
+        let unfit = |reason| Error::Unfit {
+            sequence_number,
+            reason,
+        };
+        let kind = event
+            .kind
+            .as_ref()
+            .ok_or_else(|| unfit("it has no kind this version knows"))?;
+        self.apply_kind(kind).map_err(unfit)?;
+        self.next_sequence_number += 1;
+        Ok(())
+    }
+
+    fn apply_kind(&mut self, kind: &Kind) -> Result<(), &'static str> {
+        match kind {
+            Kind::Created(response)
+            | Kind::Queued(response)
+            | Kind::InProgress(response)
+            | Kind::Completed(response)
+            | Kind::Failed(response)
+            | Kind::Incomplete(response) => {
+                self.response.clone_from(response);
+                if !is_terminal(response.status()) {
+                    self.response.output.clear();
+                }
+            }
+            Kind::OutputItemAdded(added) => {
+                if added.output_index as usize != self.items.len() {
+                    return Err("its item has the wrong index");
+                }
+                let object: Object =
+                    serde_json::from_slice(&added.item).map_err(|_| "its item is no object")?;
+                self.items
+                    .push(Item::Open(OpenItem::new(object, added.upstream_id.clone())));
+            }
+            Kind::OutputItemDone(done) => {
+                let item = self
+                    .items
+                    .get_mut(done.output_index as usize)
+                    .ok_or("no such item")?;
+                *item = Item::Done {
+                    json: done.item.clone(),
+                    upstream_id: done.upstream_id.clone(),
+                };
+            }
+            Kind::ContentPartAdded(added) => {
+                let part = Part::from_json(&parse(&added.part)?);
+                self.open(added.output_index)?.content.push(part);
+            }
+            Kind::ReasoningSummaryPartAdded(added) => {
+                let part = Part::from_json(&parse(&added.part)?);
+                self.open(added.output_index)?.summary.push(part);
+            }
+            Kind::ContentPartDone(done) => {
+                self.open(done.output_index)?
+                    .content
+                    .get_mut(done.content_index as usize)
+                    .ok_or("no such part")?
+                    .closed = true;
+            }
+            Kind::ReasoningSummaryPartDone(done) => {
+                self.open(done.output_index)?
+                    .summary
+                    .get_mut(done.summary_index as usize)
+                    .ok_or("no such part")?
+                    .closed = true;
+            }
+            Kind::OutputTextDelta(delta) => self.part_delta(delta, Field::Text)?,
+            Kind::RefusalDelta(delta) => self.part_delta(delta, Field::Refusal)?,
+            Kind::ReasoningTextDelta(delta) => self.part_delta(delta, Field::ReasoningText)?,
+            Kind::ReasoningSummaryTextDelta(delta) => {
+                self.part_delta(delta, Field::ReasoningSummary)?;
+            }
+            Kind::OutputTextAnnotationAdded(added) => {
+                let annotation = parse(&added.annotation)?;
+                self.open(added.output_index)?
+                    .content
+                    .get_mut(added.content_index as usize)
+                    .ok_or("no such part")?
+                    .annotations
+                    .push(annotation);
+            }
+            Kind::FunctionCallArgumentsDelta(delta)
+            | Kind::CustomToolCallInputDelta(delta)
+            | Kind::McpCallArgumentsDelta(delta) => {
+                self.open(delta.output_index)?.text.push_str(&delta.delta);
+            }
+            // These repeat what deltas brought.
+            Kind::OutputTextDone(_)
+            | Kind::RefusalDone(_)
+            | Kind::ReasoningTextDone(_)
+            | Kind::ReasoningSummaryTextDone(_)
+            | Kind::FunctionCallArgumentsDone(_)
+            | Kind::CustomToolCallInputDone(_)
+            | Kind::McpCallArgumentsDone(_)
+            | Kind::ItemProgress(_) => {}
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, output_index: u32) -> Result<&mut OpenItem, &'static str> {
+        match self.items.get_mut(output_index as usize) {
+            Some(Item::Open(item)) => Ok(item),
+            Some(Item::Done { .. }) => Err("its item is done"),
+            None => Err("no such item"),
+        }
+    }
+
+    fn part_delta(&mut self, delta: &PartDelta, field: Field) -> Result<(), &'static str> {
+        let item = self.open(delta.output_index)?;
+        let part = item
+            .parts_mut(field)
+            .get_mut(delta.index as usize)
+            .ok_or("no such part")?;
+        part.text.push_str(&delta.delta);
+        if !delta.logprobs.is_empty() {
+            let logprobs: Vec<Value> =
+                serde_json::from_slice(&delta.logprobs).map_err(|_| "its logprobs are no list")?;
+            part.logprobs.extend(logprobs);
+        }
+        Ok(())
+    }
+}
+
+fn parse(json: &Bytes) -> Result<Value, &'static str> {
+    serde_json::from_slice(json).map_err(|_| "it holds broken JSON")
+}
+
+/// Whether a response with this status has ended.
+pub fn is_terminal(status: Status) -> bool {
+    match status {
+        Status::Completed | Status::Failed | Status::Incomplete | Status::Cancelled => true,
+        Status::Unspecified | Status::Queued | Status::InProgress => false,
+    }
+}
+
+/// Whether this event ends its run.
+pub fn is_terminal_event(event: &Event) -> bool {
+    matches!(
+        event.kind,
+        Some(Kind::Completed(_) | Kind::Failed(_) | Kind::Incomplete(_))
+    )
+}
