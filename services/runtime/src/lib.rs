@@ -1,1 +1,7 @@
-//! TBD
+//! What every process does: ids and clocks, gRPC plumbing, starting and stopping.
+
+pub mod clock;
+pub mod error;
+pub mod ids;
+pub mod link;
+pub mod server;

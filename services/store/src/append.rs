@@ -1,0 +1,122 @@
+//! `events_append`: the statement that everything rests on.
+
+use std::collections::HashSet;
+
+use deadpool_postgres::Object;
+use talaria_proto::v1::EventChunk;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::codec;
+use crate::database::{Database, Error, query};
+use crate::lane::{Outcome, Write};
+
+/// Events for the end of one response's log.
+#[derive(Debug)]
+pub struct Append {
+    pub response: Uuid,
+    pub epoch: i32,
+    /// Where the log has to end.
+    pub first_seq: i64,
+    pub event_count: i64,
+    pub events: EventChunk,
+}
+
+impl Append {
+    pub fn last_seq(&self) -> i64 {
+        self.first_seq + self.event_count - 1
+    }
+}
+
+impl Write for Append {
+    fn size_bytes(&self) -> usize {
+        self.events.encoded().len() + 64
+    }
+
+    async fn write(database: &Database, batch: &[Self]) -> Result<Vec<Outcome>, Error> {
+        events_append(database, batch).await
+    }
+}
+
+/// Appends each chunk to its response's log.
+///
+/// One statement checks that the log ends where the chunk begins, under the writer's epoch, while the response is
+/// active, and stores the chunk: no interleaving of writers can lose, repeat or reorder any. What does not fit stores
+/// nothing. A chunk that is already there as it is counts as stored, so an append whose answer was lost is repeated.
+async fn events_append(database: &Database, batch: &[Append]) -> Result<Vec<Outcome>, Error> {
+    const SQL: &str = "
+        -- events_append
+        WITH chunk AS (
+            SELECT *
+            FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::bigint[], $5::bytea[])
+                AS t (response_id, epoch, first_seq, last_seq, body)
+        ), own AS (
+            UPDATE response r
+            SET next_seq = chunk.last_seq + 1
+            FROM chunk
+            WHERE r.id = chunk.response_id
+              AND r.epoch = chunk.epoch
+              AND r.next_seq = chunk.first_seq
+              AND r.status IN (1, 2)
+            RETURNING chunk.*
+        )
+        INSERT INTO event_chunk (response_id, first_seq, last_seq, epoch, body)
+        SELECT response_id, first_seq, last_seq, epoch, body
+        FROM own
+        RETURNING response_id";
+    let ids: Vec<Uuid> = batch.iter().map(|append| append.response).collect();
+    let epochs: Vec<i32> = batch.iter().map(|append| append.epoch).collect();
+    let firsts: Vec<i64> = batch.iter().map(|append| append.first_seq).collect();
+    let lasts: Vec<i64> = batch.iter().map(Append::last_seq).collect();
+    let bodies: Vec<Vec<u8>> = batch
+        .iter()
+        .map(|a| codec::pack(a.events.encoded()))
+        .collect();
+    let connection = database.connection().await?;
+    let rows = query(&connection, SQL, &[&ids, &epochs, &firsts, &lasts, &bodies]).await?;
+    outcomes(&connection, &rows, batch.iter()).await
+}
+
+/// What became of each append, given the responses that the statement stored one for.
+pub async fn outcomes<'a>(
+    connection: &Object,
+    stored: &[Row],
+    appends: impl Iterator<Item = &'a Append>,
+) -> Result<Vec<Outcome>, Error> {
+    let stored: HashSet<Uuid> = stored.iter().map(|row| row.get(0)).collect();
+    let mut outcomes = Vec::with_capacity(appends.size_hint().0);
+    for append in appends {
+        outcomes.push(if stored.contains(&append.response) {
+            Outcome::Stored
+        } else {
+            event_chunk_compare(connection, append).await?
+        });
+    }
+    Ok(outcomes)
+}
+
+/// Whether the log already holds this very chunk, written under this very epoch.
+async fn event_chunk_compare(connection: &Object, append: &Append) -> Result<Outcome, Error> {
+    const SQL: &str = "
+        -- event_chunk_compare
+        SELECT first_seq, body
+        FROM event_chunk
+        WHERE response_id = $1 AND last_seq = $2 AND epoch = $3";
+    let rows = query(
+        connection,
+        SQL,
+        &[&append.response, &append.last_seq(), &append.epoch],
+    )
+    .await?;
+    let Some(row) = rows.first() else {
+        return Ok(Outcome::Refused);
+    };
+    let same_start = row.get::<_, i64>(0) == append.first_seq;
+    let stored = codec::unpack(row.get(1));
+    let same = same_start && stored.is_ok_and(|stored| stored == append.events.encoded());
+    Ok(if same {
+        Outcome::Stored
+    } else {
+        Outcome::Refused
+    })
+}

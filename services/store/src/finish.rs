@@ -1,0 +1,108 @@
+//! `runs_finish`: the one terminal event, and all that must be true with it.
+
+use prost::Message as _;
+use talaria_proto::v1::{Response, Turn};
+use uuid::Uuid;
+
+use crate::append::{Append, outcomes};
+use crate::codec;
+use crate::database::{Database, Error, query};
+use crate::lane::{Outcome, Write};
+
+/// The end of a run.
+#[derive(Debug)]
+pub struct Finish {
+    pub append: Append,
+    /// The final response, without its output.
+    pub response: Response,
+    pub turn: Turn,
+}
+
+impl Write for Finish {
+    fn size_bytes(&self) -> usize {
+        self.append.size_bytes() + self.response.encoded_len() + self.turn.encoded_len()
+    }
+
+    async fn write(database: &Database, batch: &[Self]) -> Result<Vec<Outcome>, Error> {
+        runs_finish(database, batch).await
+    }
+}
+
+/// Writes each run's last events, final response and turn, lets go of its request, and moves its conversation's
+/// pointers: in one statement, under the same comparison as every append.
+async fn runs_finish(database: &Database, batch: &[Finish]) -> Result<Vec<Outcome>, Error> {
+    const SQL: &str = "
+        -- runs_finish
+        WITH done AS (
+            SELECT *
+            FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::bigint[], $5::bytea[], $6::smallint[], $7::bytea[],
+                        $8::bytea[])
+                AS t (response_id, epoch, first_seq, last_seq, chunk, status, final, turn)
+        ), own AS (
+            UPDATE response r
+            SET next_seq = done.last_seq + 1,
+                status = done.status,
+                owner = NULL
+            FROM done
+            WHERE r.id = done.response_id
+              AND r.epoch = done.epoch
+              AND r.next_seq = done.first_seq
+              AND r.status IN (1, 2)
+            RETURNING done.*, r.tenant, r.conversation_id, r.parent_turn_id
+        ), final_made AS (
+            INSERT INTO response_final (response_id, body)
+            SELECT response_id, final
+            FROM own
+        ), turn_made AS (
+            INSERT INTO turn (id, tenant, parent_id, body)
+            SELECT response_id, tenant, parent_turn_id, turn
+            FROM own
+        ), request_gone AS (
+            DELETE FROM run_request q
+            USING own
+            WHERE q.response_id = own.response_id
+        ), conversation_moved AS (
+            UPDATE conversation c
+            SET active_response_id = NULL,
+                latest_completed_response_id =
+                    CASE WHEN own.status = 3 THEN own.response_id ELSE c.latest_completed_response_id END,
+                head_turn_id = CASE WHEN own.status = 3 THEN own.response_id ELSE c.head_turn_id END
+            FROM own
+            WHERE c.id = own.conversation_id
+              AND c.active_response_id = own.response_id
+        )
+        INSERT INTO event_chunk (response_id, first_seq, last_seq, epoch, body)
+        SELECT response_id, first_seq, last_seq, epoch, chunk
+        FROM own
+        RETURNING response_id";
+    let ids: Vec<Uuid> = batch.iter().map(|end| end.append.response).collect();
+    let epochs: Vec<i32> = batch.iter().map(|end| end.append.epoch).collect();
+    let firsts: Vec<i64> = batch.iter().map(|end| end.append.first_seq).collect();
+    let lasts: Vec<i64> = batch.iter().map(|end| end.append.last_seq()).collect();
+    let chunks: Vec<Vec<u8>> = batch
+        .iter()
+        .map(|end| codec::pack(end.append.events.encoded()))
+        .collect();
+    let statuses: Vec<i16> = batch
+        .iter()
+        .map(|end| i16::try_from(end.response.status).unwrap_or_default())
+        .collect();
+    let finals: Vec<Vec<u8>> = batch
+        .iter()
+        .map(|end| codec::pack(&end.response.encode_to_vec()))
+        .collect();
+    let turns: Vec<Vec<u8>> = batch
+        .iter()
+        .map(|end| codec::pack(&end.turn.encode_to_vec()))
+        .collect();
+    let connection = database.connection().await?;
+    let rows = query(
+        &connection,
+        SQL,
+        &[
+            &ids, &epochs, &firsts, &lasts, &chunks, &statuses, &finals, &turns,
+        ],
+    )
+    .await?;
+    outcomes(&connection, &rows, batch.iter().map(|end| &end.append)).await
+}

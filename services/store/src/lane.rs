@@ -1,0 +1,116 @@
+//! A lane of writes: many callers, few statements, one commit for all that waited.
+//!
+//! While one batch commits, the next one gathers by itself: a lone write never waits, and under load the batches grow.
+//! Each kind of write has its own lane, so that beginnings and ends never wait behind deltas.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use crate::database::{Database, Error, within_deadline};
+
+/// Writes of one batch at most, and their bytes.
+const BATCH_WRITES: usize = 512;
+const BATCH_BYTES: usize = 1 << 20;
+/// Writes that may wait for their batch.
+const QUEUED_WRITES: usize = 4096;
+
+/// A kind of write.
+pub trait Write: Send + Sync + Sized + 'static {
+    /// Bytes that it writes, roughly.
+    fn size_bytes(&self) -> usize;
+
+    /// Writes all of them in one statement and one commit. Answers for each whether it was stored.
+    fn write(
+        database: &Database,
+        batch: &[Self],
+    ) -> impl Future<Output = Result<Vec<Outcome>, Error>> + Send;
+}
+
+/// What became of a write that the database took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is durable, by this call or an earlier one that it repeats.
+    Stored,
+    /// It does not fit what is stored; nothing of it was.
+    Refused,
+}
+
+struct Job<W> {
+    write: W,
+    reply: oneshot::Sender<Result<Outcome, Arc<Error>>>,
+}
+
+/// Where writes of one kind are handed in.
+pub struct Lane<W> {
+    jobs: async_channel::Sender<Job<W>>,
+}
+
+impl<W: Write> Lane<W> {
+    /// Starts a lane with `writers` batches in flight at most. It ends when its last handle is dropped.
+    pub fn start(database: &Database, writers: usize, tasks: &TaskTracker) -> Self {
+        let (jobs, queue) = async_channel::bounded::<Job<W>>(QUEUED_WRITES);
+        for _ in 0..writers {
+            tasks.spawn(run(database.clone(), queue.clone()));
+        }
+        Self { jobs }
+    }
+
+    /// Takes no more; what was handed in is still written.
+    pub fn close(&self) {
+        self.jobs.close();
+    }
+
+    /// Hands in a write, and answers when it is durable or refused.
+    pub async fn write(&self, write: W) -> Result<Outcome, Arc<Error>> {
+        let (reply, answer) = oneshot::channel();
+        let closed = || Arc::new(Error::Deadline);
+        self.jobs
+            .send(Job { write, reply })
+            .await
+            .map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+}
+
+async fn run<W: Write>(database: Database, queue: async_channel::Receiver<Job<W>>) {
+    while let Ok(first) = queue.recv().await {
+        let mut bytes = first.write.size_bytes();
+        let (mut writes, mut replies) = (vec![first.write], vec![first.reply]);
+        while writes.len() < BATCH_WRITES && bytes < BATCH_BYTES {
+            let Ok(job) = queue.try_recv() else { break };
+            bytes += job.write.size_bytes();
+            writes.push(job.write);
+            replies.push(job.reply);
+        }
+        match within_deadline(W::write(&database, &writes)).await {
+            Ok(outcomes) => {
+                for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                    // Whoever asked may have gone; the write stands all the same.
+                    let _ = reply.send(Ok(outcome));
+                }
+            }
+            Err(error) if error.is_transient() || writes.len() == 1 => {
+                let error = Arc::new(error);
+                for reply in replies {
+                    let _ = reply.send(Err(error.clone()));
+                }
+            }
+            Err(_) => write_apart(&database, writes, replies).await,
+        }
+    }
+}
+
+/// Writes each alone, so that the one that the database refuses does not take the others with it.
+async fn write_apart<W: Write>(
+    database: &Database,
+    writes: Vec<W>,
+    replies: Vec<oneshot::Sender<Result<Outcome, Arc<Error>>>>,
+) {
+    for (write, reply) in writes.into_iter().zip(replies) {
+        let outcome = within_deadline(W::write(database, &[write])).await;
+        let outcome = outcome.map(|outcomes| outcomes.first().copied().unwrap_or(Outcome::Refused));
+        let _ = reply.send(outcome.map_err(Arc::new));
+    }
+}
