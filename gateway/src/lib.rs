@@ -1,1 +1,5 @@
 //! TBD
+
+pub mod check;
+pub mod error;
+pub mod responses;

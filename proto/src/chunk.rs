@@ -28,7 +28,9 @@ impl EventChunk {
         for event in events {
             prost::encoding::message::encode(1, event, &mut encoded);
         }
-        Self { encoded: encoded.freeze() }
+        Self {
+            encoded: encoded.freeze(),
+        }
     }
 
     /// Takes bytes that are an encoded chunk.
@@ -91,14 +93,22 @@ mod tests {
     use crate::v1::{PartDelta, SubscribeRunResponse, event::Kind};
 
     fn delta(sequence_number: u64) -> Event {
-        let delta = PartDelta { delta: format!("word {sequence_number}"), ..Default::default() };
-        Event { sequence_number, kind: Some(Kind::OutputTextDelta(delta)) }
+        let delta = PartDelta {
+            delta: format!("word {sequence_number}"),
+            ..Default::default()
+        };
+        Event {
+            sequence_number,
+            kind: Some(Kind::OutputTextDelta(delta)),
+        }
     }
 
     #[test]
     fn a_chunk_keeps_its_events_across_the_wire() {
         let events = vec![delta(0), delta(1), delta(2)];
-        let sent = SubscribeRunResponse { events: Some(EventChunk::of(&events)) };
+        let sent = SubscribeRunResponse {
+            events: Some(EventChunk::of(&events)),
+        };
 
         let received = SubscribeRunResponse::decode(sent.encode_to_vec().as_slice()).unwrap();
 

@@ -82,7 +82,12 @@ impl Run {
             outcome: None,
             new: Vec::new(),
         };
-        for index in run.open_items() {
+        let open = run.open_items();
+        if open.is_empty() && run.ends_with_answer() {
+            // Everything was said; only the end is missing.
+            run.outcome = Some(Outcome::Completed);
+        }
+        for index in open {
             run.close_item(index, None, "incomplete");
         }
         run
@@ -214,6 +219,18 @@ impl Run {
             .collect()
     }
 
+    /// The output so far that the model is shown again: whole items, none that was cut off.
+    pub fn whole_output(&self) -> Vec<ContextItem> {
+        let whole = |item: &ContextItem| {
+            let item: Result<crate::model::Object, _> = serde_json::from_slice(&item.item);
+            item.is_ok_and(|item| {
+                item.get("status")
+                    .is_none_or(|status| status != "incomplete")
+            })
+        };
+        self.output().into_iter().filter(whole).collect()
+    }
+
     /// Hands out the events made since the last time.
     pub fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.new)
@@ -222,6 +239,22 @@ impl Run {
     /// How many events wait to be taken.
     pub fn waiting(&self) -> usize {
         self.new.len()
+    }
+
+    /// Whether the last item is a whole message or a whole call.
+    fn ends_with_answer(&self) -> bool {
+        let last = self.output().pop();
+        let item: Option<crate::model::Object> =
+            last.and_then(|last| serde_json::from_slice(&last.item).ok());
+        item.is_some_and(|item| {
+            let answer = ["message", "function_call", "custom_tool_call"];
+            let is = |name: &str, values: &[&str]| {
+                item.get(name)
+                    .and_then(|v| v.as_str())
+                    .is_some_and(|v| values.contains(&v))
+            };
+            is("type", &answer) && is("status", &["completed"])
+        })
     }
 
     fn open_items(&self) -> Vec<usize> {

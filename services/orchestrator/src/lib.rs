@@ -1,1 +1,37 @@
-//! TBD
+//! What happens next: admits runs, executes the agent loop, streams what it says, takes over from the dead.
+//!
+//! The only part of Talaria that calls out.
+
+mod active;
+mod admission;
+mod agents;
+mod execution;
+mod feed;
+mod journal;
+mod service;
+mod takeover;
+pub mod upstreams;
+
+use std::time::Duration;
+
+pub use agents::AgentConfig;
+pub use service::Orchestrator;
+
+/// What an orchestrator needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The first is the default.
+    pub agents: Vec<AgentConfig>,
+    /// Refuse model names that no agent has, instead of giving them to the default agent.
+    pub strict_models: bool,
+    /// Runs at a time; more are refused.
+    pub max_concurrent: usize,
+    /// How often a run may change hands before it is given up.
+    pub max_attempts: u32,
+    /// How long this process counts as alive after it last said so.
+    pub lease: Duration,
+    /// host:port at which others reach this process; empty when it shares its process with the callers.
+    pub address: String,
+    /// This process knows that no other orchestrator uses the store.
+    pub alone: bool,
+}

@@ -6,6 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub fn unix_seconds() -> i64 {
     #[expect(clippy::disallowed_methods, reason = "this is the edge")]
     let now = SystemTime::now();
-    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let seconds = now
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }

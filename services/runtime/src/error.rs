@@ -35,31 +35,67 @@ pub enum Reason {
 
 /// Every reason, its name on the wire, and its gRPC code.
 const REASONS: [(Reason, &str, Code); 17] = [
-    (Reason::ResponseNotFound, "RESPONSE_NOT_FOUND", Code::NotFound),
-    (Reason::PreviousResponseNotFound, "PREVIOUS_RESPONSE_NOT_FOUND", Code::NotFound),
+    (
+        Reason::ResponseNotFound,
+        "RESPONSE_NOT_FOUND",
+        Code::NotFound,
+    ),
+    (
+        Reason::PreviousResponseNotFound,
+        "PREVIOUS_RESPONSE_NOT_FOUND",
+        Code::NotFound,
+    ),
     (
         Reason::PreviousResponseNotCompleted,
         "PREVIOUS_RESPONSE_NOT_COMPLETED",
         Code::FailedPrecondition,
     ),
-    (Reason::ConversationNotFound, "CONVERSATION_NOT_FOUND", Code::NotFound),
+    (
+        Reason::ConversationNotFound,
+        "CONVERSATION_NOT_FOUND",
+        Code::NotFound,
+    ),
     (
         Reason::ConversationResponseNotCompleted,
         "CONVERSATION_RESPONSE_NOT_COMPLETED",
         Code::FailedPrecondition,
     ),
-    (Reason::ConversationChanged, "CONVERSATION_CHANGED", Code::Aborted),
+    (
+        Reason::ConversationChanged,
+        "CONVERSATION_CHANGED",
+        Code::Aborted,
+    ),
     (Reason::ItemNotFound, "ITEM_NOT_FOUND", Code::NotFound),
     (Reason::ModelNotFound, "MODEL_NOT_FOUND", Code::NotFound),
     (Reason::InvalidValue, "INVALID_VALUE", Code::InvalidArgument),
     (Reason::NoToolCall, "NO_TOOL_CALL", Code::InvalidArgument),
-    (Reason::NoToolOutput, "NO_TOOL_OUTPUT", Code::InvalidArgument),
+    (
+        Reason::NoToolOutput,
+        "NO_TOOL_OUTPUT",
+        Code::InvalidArgument,
+    ),
     (Reason::RunNotHere, "RUN_NOT_HERE", Code::NotFound),
     (Reason::RunLost, "RUN_LOST", Code::Aborted),
-    (Reason::RateLimitExceeded, "RATE_LIMIT_EXCEEDED", Code::ResourceExhausted),
-    (Reason::StoreUnavailable, "STORE_UNAVAILABLE", Code::Unavailable),
-    (Reason::OrchestratorUnavailable, "ORCHESTRATOR_UNAVAILABLE", Code::Unavailable),
-    (Reason::GatewayDraining, "GATEWAY_DRAINING", Code::Unavailable),
+    (
+        Reason::RateLimitExceeded,
+        "RATE_LIMIT_EXCEEDED",
+        Code::ResourceExhausted,
+    ),
+    (
+        Reason::StoreUnavailable,
+        "STORE_UNAVAILABLE",
+        Code::Unavailable,
+    ),
+    (
+        Reason::OrchestratorUnavailable,
+        "ORCHESTRATOR_UNAVAILABLE",
+        Code::Unavailable,
+    ),
+    (
+        Reason::GatewayDraining,
+        "GATEWAY_DRAINING",
+        Code::Unavailable,
+    ),
 ];
 
 impl Reason {
@@ -86,8 +122,13 @@ impl Reason {
 
     /// Reads the reason of a status, if it is one of ours.
     pub fn of(status: &Status) -> Option<Self> {
-        let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
-        REASONS.iter().find(|(_, name, _)| *name == info.reason).map(|(reason, ..)| *reason)
+        let info = status
+            .get_details_error_info()
+            .filter(|info| info.domain == DOMAIN)?;
+        REASONS
+            .iter()
+            .find(|(_, name, _)| *name == info.reason)
+            .map(|(reason, ..)| *reason)
     }
 
     /// Its name on the wire.

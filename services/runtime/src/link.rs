@@ -9,10 +9,13 @@ use tonic::transport::{Channel, Endpoint};
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
 /// What a generated client speaks through. Clones share the connection.
-pub type Link = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
+pub type Link = BoxCloneSyncService<Request<Body>, Response<Body>, Error>;
+
+/// A call that did not reach its server.
+#[derive(Debug, thiserror::Error)]
+#[error("calling another service")]
+pub struct Error(#[from] tonic::transport::Error);
 
 /// The largest gRPC message: a context of many turns with images in it.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -42,12 +45,17 @@ pub fn remote(url: &str, token: Option<String>) -> Result<Link, tonic::transport
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(5))
         .connect_lazy();
-    let bearer = token.and_then(|token| http::HeaderValue::try_from(format!("Bearer {token}")).ok());
-    let link = channel.map_err(BoxError::from).map_request(move |mut request: Request<Body>| {
-        if let Some(bearer) = &bearer {
-            request.headers_mut().insert(http::header::AUTHORIZATION, bearer.clone());
-        }
-        request
-    });
+    let bearer =
+        token.and_then(|token| http::HeaderValue::try_from(format!("Bearer {token}")).ok());
+    let link = channel
+        .map_err(Error::from)
+        .map_request(move |mut request: Request<Body>| {
+            if let Some(bearer) = &bearer {
+                request
+                    .headers_mut()
+                    .insert(http::header::AUTHORIZATION, bearer.clone());
+            }
+            request
+        });
     Ok(BoxCloneSyncService::new(link))
 }

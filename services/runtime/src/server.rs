@@ -28,7 +28,11 @@ impl GrpcServer {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot listen on {address}"))?;
-        Ok(Self { listener, routes: Routes::builder(), token })
+        Ok(Self {
+            listener,
+            routes: Routes::builder(),
+            token,
+        })
     }
 
     /// The address it listens on.
@@ -47,7 +51,9 @@ impl GrpcServer {
             if expected.as_ref().is_none_or(matches) {
                 Ok(request)
             } else {
-                Err(Status::unauthenticated("the shared token is missing or wrong"))
+                Err(Status::unauthenticated(
+                    "the shared token is missing or wrong",
+                ))
             }
         }
     }
@@ -55,10 +61,8 @@ impl GrpcServer {
     /// Adds a generated server.
     pub fn add<S>(mut self, service: S) -> Self
     where
-        S: tower::Service<
-                http::Request<tonic::body::Body>,
-                Error = std::convert::Infallible,
-            > + tonic::server::NamedService
+        S: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
+            + tonic::server::NamedService
             + Clone
             + Send
             + Sync
@@ -72,9 +76,15 @@ impl GrpcServer {
 
     /// Serves until `stop`, then lets calls end for at most `grace`.
     pub async fn serve(self, stop: CancellationToken, grace: Duration) -> anyhow::Result<()> {
-        let Self { listener, mut routes, token: _ } = self;
+        let Self {
+            listener,
+            mut routes,
+            token: _,
+        } = self;
         let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+        health
+            .set_service_status("", tonic_health::ServingStatus::Serving)
+            .await;
         routes.add_service(health_service);
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -92,7 +102,9 @@ impl GrpcServer {
                 TcpIncoming::from(listener).with_nodelay(Some(true)),
                 stop.clone().cancelled_owned(),
             );
-        with_grace(serving, stop, grace).await.context("serving gRPC")
+        with_grace(serving, stop, grace)
+            .await
+            .context("serving gRPC")
     }
 }
 

@@ -56,10 +56,12 @@ pub struct Claimed {
     pub request: Vec<u8>,
 }
 
-/// Gives up to `limit` active runs without a living owner to `owner`, each under a new epoch.
+/// Gives up to `limit` active runs without a living owner to `owner`, each under a new epoch; also those that are
+/// `owner`'s own by name, but not among the ones it is `executing`.
 pub async fn runs_claim(
     database: &Database,
     owner: Uuid,
+    executing: &[Uuid],
     limit: i64,
 ) -> Result<Vec<Claimed>, Error> {
     const SQL: &str = "
@@ -71,7 +73,9 @@ pub async fn runs_claim(
               AND NOT EXISTS (
                   SELECT 1
                   FROM orchestrator o
-                  WHERE o.incarnation = r.owner AND o.lease_until > clock_timestamp()
+                  WHERE o.incarnation = r.owner
+                    AND o.lease_until > clock_timestamp()
+                    AND (o.incarnation <> $1 OR r.id = ANY ($3))
               )
             ORDER BY r.id
             LIMIT $2
@@ -91,7 +95,7 @@ pub async fn runs_claim(
         ORDER BY c.id";
     within_deadline(async {
         let connection = database.connection().await?;
-        let rows = query(&connection, SQL, &[&owner, &limit]).await?;
+        let rows = query(&connection, SQL, &[&owner, &limit, &executing]).await?;
         let claimed = rows.iter().map(|row| Claimed {
             response: row.get(0),
             tenant: row.get(1),

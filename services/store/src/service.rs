@@ -327,11 +327,19 @@ impl StoreService for Store {
         &self,
         request: Request<ClaimRunsRequest>,
     ) -> Result<Response<ClaimRunsResponse>, Status> {
-        let ClaimRunsRequest { owner, limit } = request.into_inner();
+        let ClaimRunsRequest {
+            owner,
+            limit,
+            executing,
+        } = request.into_inner();
         let owner = parse_uuid(&owner, "owner")?;
+        let executing: Vec<Uuid> = executing
+            .iter()
+            .map(|id| response_id(id))
+            .collect::<Result<_, _>>()?;
         let database = &self.inner.database;
         let mut runs = Vec::new();
-        for claimed in lease::runs_claim(database, owner, i64::from(limit)).await? {
+        for claimed in lease::runs_claim(database, owner, &executing, i64::from(limit)).await? {
             runs.push(claimed_run(database, claimed).await?);
         }
         Ok(Response::new(ClaimRunsResponse { runs }))

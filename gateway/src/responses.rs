@@ -1,0 +1,4 @@
+//! TBD
+
+pub mod query;
+pub mod request;

@@ -1,0 +1,5 @@
+//! What the create request takes and refuses.
+
+mod bad;
+mod good;
+mod laws;

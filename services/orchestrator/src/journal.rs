@@ -1,0 +1,113 @@
+//! Writing a run down, however long the store takes.
+
+use std::time::Duration;
+
+use talaria_proto::v1::store_service_client::StoreServiceClient;
+use talaria_proto::v1::{
+    AppendEventsRequest, FinishRunRequest, LoadContextRequest, LoadContextResponse,
+};
+use talaria_runtime::link::{Link, MAX_MESSAGE_BYTES};
+use tonic::{Code, Status};
+
+/// How long one call to the store may take.
+const CALL: Duration = Duration::from_secs(15);
+/// How long a run waits for a store that is gone before it leaves the rest to another process.
+const OUTAGE: Duration = Duration::from_secs(600);
+
+/// A client of the store.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    client: StoreServiceClient<Link>,
+}
+
+/// Why a write did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Lost {
+    /// Somebody else owns the run, or it has ended, or was deleted.
+    #[error("the run is not ours to write: {}", .0.message())]
+    Fenced(Status),
+    #[error("the store did not come back within {} s", OUTAGE.as_secs())]
+    Outage,
+}
+
+impl Journal {
+    pub fn new(link: Link) -> Self {
+        let client = StoreServiceClient::new(link)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Self { client }
+    }
+
+    /// The store's own calls, each with this deadline.
+    pub fn client(&self) -> StoreServiceClient<Link> {
+        self.client.clone()
+    }
+
+    /// Appends events; returns when they are durable.
+    ///
+    /// An append is repeated until the store answers: it compares and sets, so a repetition changes nothing.
+    pub async fn append(&self, append: AppendEventsRequest) -> Result<(), Lost> {
+        self.insist(|| {
+            let (mut client, append) = (self.client.clone(), append.clone());
+            async move { client.append_events(append).await.map(drop) }
+        })
+        .await
+    }
+
+    /// Writes the end of a run; returns when it is durable.
+    pub async fn finish(&self, finish: FinishRunRequest) -> Result<(), Lost> {
+        self.insist(|| {
+            let (mut client, finish) = (self.client.clone(), finish.clone());
+            async move { client.finish_run(finish).await.map(drop) }
+        })
+        .await
+    }
+
+    /// Loads what a run starts from.
+    pub async fn load_context(
+        &self,
+        request: LoadContextRequest,
+    ) -> Result<LoadContextResponse, Status> {
+        let mut client = self.client.clone();
+        deadline(client.load_context(request))
+            .await
+            .map(tonic::Response::into_inner)
+    }
+
+    async fn insist<F>(&self, call: impl Fn() -> F) -> Result<(), Lost>
+    where
+        F: Future<Output = Result<(), Status>> + Send,
+    {
+        let started = tokio::time::Instant::now();
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let Err(status) = deadline(call()).await else {
+                return Ok(());
+            };
+            match status.code() {
+                Code::Aborted | Code::NotFound => return Err(Lost::Fenced(status)),
+                code if started.elapsed() > OUTAGE => {
+                    tracing::error!(?code, "gave up writing to the store");
+                    return Err(Lost::Outage);
+                }
+                code => {
+                    tracing::warn!(?code, "writing to the store failed, trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                }
+            }
+        }
+    }
+}
+
+/// Bounds one call to the store.
+pub async fn deadline<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let late = || {
+        Err(Status::deadline_exceeded(
+            "the store did not answer in time",
+        ))
+    };
+    tokio::time::timeout(CALL, call)
+        .await
+        .unwrap_or_else(|_| late())
+}

@@ -1,0 +1,495 @@
+//! `talaria.v1.RunService`.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::stream::{self, BoxStream, Stream, StreamExt};
+use talaria_domain::ids::ResponseId;
+use talaria_proto::v1::run_service_server::{RunService, RunServiceServer};
+use talaria_proto::v1::start_run_response::Message;
+use talaria_proto::v1::{
+    Agent, CancelRunRequest, CancelRunResponse, Follow, ListAgentsRequest, ListAgentsResponse,
+    RunRequest, StartRunRequest, StartRunResponse, SubscribeRunRequest, SubscribeRunResponse,
+};
+use talaria_runtime::error::Reason;
+use talaria_runtime::link::{Link, MAX_MESSAGE_BYTES};
+use talaria_runtime::{clock, ids};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use crate::active::{ActiveRun, ActiveRuns};
+use crate::admission::{self, Admitted, admit, is_unknown};
+use crate::agents::Agents;
+use crate::execution::{Ephemeral, Execution, Left, Sink, Stored};
+use crate::feed::{Feed, Next, Subscription};
+use crate::journal::Journal;
+use crate::{Config, takeover, upstreams};
+
+/// Messages of an ephemeral run that its caller has not read yet; then the run waits.
+const EPHEMERAL_MESSAGES: usize = 16;
+/// How long a cancelled run may take to end.
+const CANCEL: Duration = Duration::from_secs(20);
+
+/// The run orchestrator. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Orchestrator {
+    shared: Arc<Shared>,
+}
+
+/// What all runs of this process share.
+#[derive(Debug)]
+pub struct Shared {
+    pub config: Config,
+    pub agents: Agents,
+    pub journal: Journal,
+    pub active: ActiveRuns,
+    pub incarnation: Uuid,
+    pub started_at: i64,
+    pub places: Arc<Semaphore>,
+    pub tasks: TaskTracker,
+    /// No new runs.
+    pub draining: CancellationToken,
+    /// Leave what still runs to others.
+    pub release: CancellationToken,
+}
+
+impl Orchestrator {
+    /// Prepares the agents and starts to look for orphaned runs.
+    pub fn start(config: Config, store: Link) -> Result<Self, upstreams::Error> {
+        let shared = Arc::new(Shared {
+            agents: Agents::new(&config.agents, config.strict_models)?,
+            journal: Journal::new(store),
+            active: ActiveRuns::default(),
+            incarnation: ids::new_id(),
+            started_at: clock::unix_seconds(),
+            places: Arc::new(Semaphore::new(config.max_concurrent)),
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            release: CancellationToken::new(),
+            config,
+        });
+        shared.tasks.spawn(takeover::run(Arc::clone(&shared)));
+        Ok(Self { shared })
+    }
+
+    /// The generated server around it.
+    pub fn server(&self) -> RunServiceServer<Self> {
+        RunServiceServer::new(self.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Admits no more, lets runs go on for `grace`, then leaves the rest to be taken over, and ends the lease.
+    pub async fn stop(&self, grace: Duration) {
+        let shared = &self.shared;
+        shared.draining.cancel();
+        shared.tasks.close();
+        let finished = tokio::time::timeout(grace, shared.tasks.wait())
+            .await
+            .is_ok();
+        if !finished {
+            shared.release.cancel();
+            if tokio::time::timeout(Duration::from_secs(5), shared.tasks.wait())
+                .await
+                .is_err()
+            {
+                tracing::warn!("some runs did not stop in time");
+            }
+        }
+        takeover::end_lease(shared).await;
+    }
+}
+
+impl Shared {
+    /// A token that asks one run to stop.
+    pub fn token(&self) -> CancellationToken {
+        CancellationToken::new()
+    }
+
+    /// Executes a run in a task of its own, reachable under its id until it ends or leaves.
+    pub fn execute<F>(
+        self: &Arc<Self>,
+        id: Uuid,
+        tenant: String,
+        feed: Arc<Feed>,
+        execution: Execution,
+        place: Option<OwnedSemaphorePermit>,
+        work: impl FnOnce(Execution) -> F + Send + 'static,
+    ) where
+        F: Future<Output = Result<(), Left>> + Send + 'static,
+    {
+        let cancel = execution.cancel.clone();
+        self.active.insert(
+            id,
+            ActiveRun {
+                tenant,
+                feed: Arc::clone(&feed),
+                cancel,
+            },
+        );
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let outcome = AssertUnwindSafe(work(execution)).catch_unwind().await;
+            let response = ResponseId(id);
+            match outcome {
+                Ok(Ok(())) => tracing::debug!(response.id = %response, "the run ended"),
+                Ok(Err(Left::Lost(reason))) => {
+                    tracing::info!(response.id = %response, %reason, "lost the run");
+                }
+                Ok(Err(Left::Released)) => {
+                    tracing::info!(response.id = %response, "released the run");
+                }
+                Ok(Err(Left::Abandoned)) => tracing::debug!("an ephemeral run was abandoned"),
+                // It stays under this process's name without being executed, and is claimed again.
+                Err(_) => tracing::error!(response.id = %response, "executing the run panicked"),
+            }
+            shared.active.remove(id);
+            feed.leave();
+            drop(place);
+        });
+    }
+}
+
+type Updates = BoxStream<'static, Result<StartRunResponse, Status>>;
+
+#[tonic::async_trait]
+impl RunService for Orchestrator {
+    type StartRunStream = Updates;
+
+    async fn start_run(
+        &self,
+        request: Request<StartRunRequest>,
+    ) -> Result<Response<Updates>, Status> {
+        let request = request.into_inner();
+        let follow = request.follow();
+        let StartRunRequest { tenant, run, .. } = request;
+        let run = run.ok_or_else(|| Reason::InvalidValue.status_at("run", "run is missing"))?;
+        if self.shared.draining.is_cancelled() {
+            return Err(Reason::OrchestratorUnavailable.status("The server is stopping."));
+        }
+        if run.store {
+            start_stored(&self.shared, tenant, run, follow)
+                .await
+                .map(Response::new)
+        } else {
+            start_ephemeral(&self.shared, &tenant, run, follow)
+                .await
+                .map(Response::new)
+        }
+    }
+
+    type SubscribeRunStream = BoxStream<'static, Result<SubscribeRunResponse, Status>>;
+
+    async fn subscribe_run(
+        &self,
+        request: Request<SubscribeRunRequest>,
+    ) -> Result<Response<Self::SubscribeRunStream>, Status> {
+        let SubscribeRunRequest {
+            tenant,
+            response_id,
+            starting_after,
+        } = request.into_inner();
+        let run = self.active(&tenant, &response_id)?;
+        let updates = events(run.feed.subscribe(starting_after)).map(|events| {
+            events.map(|events| SubscribeRunResponse {
+                events: Some(events),
+            })
+        });
+        Ok(Response::new(updates.boxed()))
+    }
+
+    async fn cancel_run(
+        &self,
+        request: Request<CancelRunRequest>,
+    ) -> Result<Response<CancelRunResponse>, Status> {
+        let CancelRunRequest {
+            tenant,
+            response_id,
+        } = request.into_inner();
+        let run = self.active(&tenant, &response_id)?;
+        let mut end = run.feed.subscribe(None);
+        run.cancel.cancel();
+        tokio::time::timeout(CANCEL, end.response())
+            .await
+            .map_err(|_| Status::deadline_exceeded("the run did not stop in time"))?;
+        Ok(Response::new(CancelRunResponse {}))
+    }
+
+    async fn list_agents(
+        &self,
+        _: Request<ListAgentsRequest>,
+    ) -> Result<Response<ListAgentsResponse>, Status> {
+        let created_at = self.shared.started_at;
+        let agent = |name: &str| Agent {
+            name: name.to_owned(),
+            created_at,
+        };
+        let agents = self.shared.agents.names().map(agent).collect();
+        Ok(Response::new(ListAgentsResponse { agents }))
+    }
+}
+
+impl Orchestrator {
+    fn active(&self, tenant: &str, response_id: &str) -> Result<ActiveRun, Status> {
+        let run =
+            ResponseId::parse(response_id).and_then(|id| self.shared.active.get(tenant, id.0));
+        run.ok_or_else(|| Reason::RunNotHere.status("The run is not active here."))
+    }
+}
+
+async fn start_stored(
+    shared: &Arc<Shared>,
+    tenant: String,
+    request: RunRequest,
+    follow: Follow,
+) -> Result<Updates, Status> {
+    let (reply, started) = oneshot::channel();
+    let task = Arc::clone(shared);
+    // Whoever asked may go at any moment; what was admitted is executed all the same.
+    shared.tasks.spawn(async move {
+        let started = admit_stored(&task, tenant, request).await;
+        let _ = reply.send(started);
+    });
+    let stopped = |_| Reason::OrchestratorUnavailable.status("The server is stopping.");
+    let (response, feed) = started.await.map_err(stopped)??;
+    let admitted = message(Message::Admitted(talaria_proto::v1::Admitted {
+        response: Some(response),
+    }));
+    let first = stream::once(async { Ok(admitted) });
+    Ok(match follow {
+        Follow::Nothing => first.boxed(),
+        Follow::Events => {
+            let events = events(feed.subscribe(None));
+            first
+                .chain(events.map(|events| Ok(message(Message::Events(events?)))))
+                .boxed()
+        }
+        Follow::End => {
+            let mut end = feed.subscribe(None);
+            let last = stream::once(async move {
+                match end.response().await {
+                    Some(response) => Ok(message(Message::Final((*response).clone()))),
+                    None => Err(Reason::RunNotHere.status("The run went on elsewhere.")),
+                }
+            });
+            first.chain(last).boxed()
+        }
+    })
+}
+
+/// Admits a stored run and begins to execute it.
+async fn admit_stored(
+    shared: &Arc<Shared>,
+    tenant: String,
+    request: RunRequest,
+) -> Result<(talaria_proto::v1::Response, Arc<Feed>), Status> {
+    let agent = shared.agents.select(&request.model)?;
+    let parameters = parameters(&request)?;
+    let place = place(shared)?;
+    let id = ids::new_id();
+    let feed = Feed::new(0);
+    let cancel = shared.token();
+    // Known before it is written, so that it never looks like a run that this process lost.
+    let run = ActiveRun {
+        tenant: tenant.clone(),
+        feed: Arc::clone(&feed),
+        cancel: cancel.clone(),
+    };
+    shared.active.insert(id, run);
+    let admitted = admit(
+        &shared.journal,
+        shared.incarnation,
+        &tenant,
+        &agent.name,
+        id,
+        &request,
+    )
+    .await;
+    let admitted = match admitted {
+        Ok(admitted) => admitted,
+        Err(status) => {
+            let refusal = status.clone();
+            let task = Arc::clone(shared);
+            shared.tasks.spawn(async move {
+                if is_unknown(&status) {
+                    admission::revoke(&task.journal, tenant, id).await;
+                }
+                task.active.remove(id);
+            });
+            return Err(refusal);
+        }
+    };
+    let Admitted {
+        run,
+        epoch,
+        input,
+        turns,
+        response,
+        events,
+        event_count,
+        ..
+    } = admitted;
+    feed.publish(events, event_count);
+    let stored = Stored {
+        response_id: response.id.clone(),
+        epoch,
+        journal: shared.journal.clone(),
+        feed: Arc::clone(&feed),
+        tasks: shared.tasks.clone(),
+    };
+    let execution = Execution {
+        agent,
+        run,
+        starts: request.background,
+        input,
+        turns,
+        instructions: request.instructions,
+        parameters,
+        sink: Sink::Stored(stored),
+        cancel,
+        release: shared.release.clone(),
+    };
+    shared.execute(
+        id,
+        tenant,
+        Arc::clone(&feed),
+        execution,
+        Some(place),
+        |execution| execution.execute(clock::unix_seconds),
+    );
+    Ok((response, feed))
+}
+
+async fn start_ephemeral(
+    shared: &Arc<Shared>,
+    tenant: &str,
+    request: RunRequest,
+    follow: Follow,
+) -> Result<Updates, Status> {
+    let agent = shared.agents.select(&request.model)?;
+    let parameters = parameters(&request)?;
+    let place = place(shared)?;
+    let id = ids::new_id();
+    let admitted = admit(
+        &shared.journal,
+        shared.incarnation,
+        tenant,
+        &agent.name,
+        id,
+        &request,
+    )
+    .await?;
+    let Admitted {
+        run,
+        input,
+        turns,
+        response,
+        events,
+        ..
+    } = admitted;
+    let (to, updates) = mpsc::channel(EPHEMERAL_MESSAGES);
+    let first = message(Message::Admitted(talaria_proto::v1::Admitted {
+        response: Some(response),
+    }));
+    let mut firsts = vec![Ok(first)];
+    if follow == Follow::Events {
+        firsts.push(Ok(message(Message::Events(events))));
+    }
+    let owned = CancellationToken::new();
+    let execution = Execution {
+        agent,
+        run,
+        starts: false,
+        input,
+        turns,
+        instructions: request.instructions,
+        parameters,
+        sink: Sink::Ephemeral(Ephemeral {
+            to,
+            follow,
+            tasks: shared.tasks.clone(),
+        }),
+        cancel: shared.token(),
+        // The run belongs to this call: when it is dropped, the run is.
+        release: owned.clone(),
+    };
+    let stopping = shared.release.clone();
+    shared.tasks.spawn(async move {
+        let _place = place;
+        let execution = AssertUnwindSafe(execution.execute(clock::unix_seconds)).catch_unwind();
+        tokio::select! {
+            outcome = execution => {
+                if outcome.is_err() {
+                    tracing::error!("executing an ephemeral run panicked");
+                }
+            }
+            () = stopping.cancelled() => {}
+        }
+    });
+    let updates = stream::iter(firsts).chain(ReceiverStream::new(updates));
+    Ok(Owned {
+        updates: updates.boxed(),
+        _owner: owned.drop_guard(),
+    }
+    .boxed())
+}
+
+/// Updates of a run that ends when they are dropped.
+struct Owned {
+    updates: Updates,
+    _owner: DropGuard,
+}
+
+impl Stream for Owned {
+    type Item = Result<StartRunResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.updates.poll_next_unpin(cx)
+    }
+}
+
+/// The events of a subscription until the run ends, or until it falls behind.
+fn events(
+    subscription: Subscription,
+) -> impl Stream<Item = Result<talaria_proto::v1::EventChunk, Status>> + Send {
+    stream::unfold(Some(subscription), |subscription| async {
+        let mut subscription = subscription?;
+        match subscription.next().await {
+            Next::Events(events) => Some((Ok(events), Some(subscription))),
+            Next::Behind => {
+                let behind = Status::out_of_range("the events are only in the store by now");
+                Some((Err(behind), None))
+            }
+            Next::Ended => None,
+        }
+    })
+}
+
+fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, Status> {
+    Arc::clone(&shared.places).try_acquire_owned().map_err(|_| {
+        let max = shared.config.max_concurrent;
+        Reason::RateLimitExceeded.status(format!("Too many concurrent runs (max {max})"))
+    })
+}
+
+fn parameters(request: &RunRequest) -> Result<talaria_domain::model::Object, Status> {
+    if request.parameters.is_empty() {
+        return Ok(talaria_domain::model::Object::new());
+    }
+    serde_json::from_slice(&request.parameters)
+        .map_err(|_| Reason::InvalidValue.status_at("parameters", "The parameters are no JSON."))
+}
+
+fn message(message: Message) -> StartRunResponse {
+    StartRunResponse {
+        message: Some(message),
+    }
+}

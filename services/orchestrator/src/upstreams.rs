@@ -1,0 +1,214 @@
+//! The LLM APIs that a run calls, each behind the same vocabulary.
+
+pub mod chat_completions;
+pub mod demo;
+mod error;
+mod http;
+mod lenient;
+mod reader;
+pub mod responses;
+pub mod sse;
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use talaria_domain::model::{ModelCall, ModelEvent, Outcome};
+
+pub use self::error::{CallError, CallErrorKind, Error, Wait};
+use self::reader::Reader;
+
+/// How long to wait for the end of a stream when the model is already done.
+const ENDING: Duration = Duration::from_secs(5);
+
+/// How much is read at once before what it says is handed on.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Where an upstream is and how patient we are with it.
+#[derive(Clone, Debug)]
+pub struct UpstreamConfig {
+    /// The name by which agents and logs call it.
+    pub name: String,
+    pub kind: Kind,
+    /// Up to and including the version: `https://api.openai.com/v1`. Not read for [`Kind::Demo`].
+    pub base_url: String,
+    pub api_key: Option<SecretString>,
+    pub connect_timeout: Duration,
+    /// From the connection to the first byte of the answer's body.
+    pub first_byte_timeout: Duration,
+    /// Between two reads of the answer's body.
+    pub idle_timeout: Duration,
+    pub total_timeout: Duration,
+}
+
+/// Which API an upstream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Responses,
+    ChatCompletions,
+    /// Answers by itself, without a network.
+    Demo,
+}
+
+/// An LLM API that can be called.
+#[derive(Debug)]
+pub struct Upstream {
+    name: String,
+    api: Api,
+}
+
+#[derive(Debug)]
+enum Api {
+    Responses(http::Client),
+    ChatCompletions(http::Client),
+    Demo { pace: Duration },
+}
+
+/// What an upstream says during one call. Dropping it ends the upstream's request at once.
+#[derive(Debug)]
+pub struct ModelStream(Source);
+
+#[derive(Debug)]
+enum Source {
+    Http(Box<HttpStream>),
+    Demo(demo::Stream),
+}
+
+#[derive(Debug)]
+struct HttpStream {
+    body: http::Body,
+    reader: Reader,
+    ended: bool,
+}
+
+impl Upstream {
+    /// Prepares to call the upstream; fails when the settings cannot work. Nothing is sent.
+    pub fn new(config: UpstreamConfig) -> Result<Self, Error> {
+        let api = match config.kind {
+            Kind::Responses => Api::Responses(http::Client::new(&config, &["responses"])?),
+            Kind::ChatCompletions => {
+                Api::ChatCompletions(http::Client::new(&config, &["chat", "completions"])?)
+            }
+            Kind::Demo => Api::Demo {
+                pace: demo::DEFAULT_PACE,
+            },
+        };
+        Ok(Self {
+            name: config.name,
+            api,
+        })
+    }
+
+    /// The demo upstream with another time per word.
+    pub fn demo(name: impl Into<String>, pace: Duration) -> Self {
+        Self {
+            name: name.into(),
+            api: Api::Demo { pace },
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Asks the upstream and returns as soon as it has begun to answer.
+    pub async fn call(&self, call: &ModelCall) -> Result<ModelStream, CallError> {
+        let (client, body, reader) = match &self.api {
+            Api::Responses(client) => (client, responses::request::body(call), Reader::responses()),
+            Api::ChatCompletions(client) => {
+                let reader = Reader::chat_completions(call.context.len());
+                (client, chat_completions::request::body(call), reader)
+            }
+            Api::Demo { pace } => {
+                return Ok(ModelStream(Source::Demo(demo::Stream::new(call, *pace))));
+            }
+        };
+        let body = client.post(body).await?;
+        Ok(ModelStream(Source::Http(Box::new(HttpStream {
+            body,
+            reader,
+            ended: false,
+        }))))
+    }
+}
+
+impl ModelStream {
+    /// Appends what comes next to `events`; false, with nothing appended, at the end.
+    ///
+    /// Waits for one read and takes all that it brought, which may say nothing. Whatever was said before an error is
+    /// appended before it is returned. A stream may end without [`ModelEvent::Finished`]; after it nothing comes.
+    /// Cancel-safe.
+    pub async fn next(&mut self, events: &mut Vec<ModelEvent>) -> Result<bool, CallError> {
+        match &mut self.0 {
+            Source::Http(stream) => stream.next(events).await,
+            Source::Demo(stream) => Ok(stream.next(events).await),
+        }
+    }
+
+    /// Reads a finished stream to its end, so that its connection can serve another call; a second at most.
+    ///
+    /// The run need not wait for it.
+    pub async fn drain(self) {
+        let Source::Http(mut stream) = self.0 else {
+            return;
+        };
+        if stream.reader.is_finished() && !stream.ended {
+            stream.body.drain(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+impl HttpStream {
+    async fn next(&mut self, events: &mut Vec<ModelEvent>) -> Result<bool, CallError> {
+        if self.ended || self.reader.is_finished() {
+            return Ok(false);
+        }
+        let before = events.len();
+        let read = self.read(events).await;
+        self.ended |= read.is_err();
+        self.redact(&mut events[before..]);
+        read?;
+        Ok(!self.ended || events.len() > before)
+    }
+
+    async fn read(&mut self, events: &mut Vec<ModelEvent>) -> Result<(), CallError> {
+        let at_most = self.reader.is_ending().then_some(ENDING);
+        match self.body.next(at_most).await {
+            Ok(Some(bytes)) => {
+                self.reader.push(&bytes, events)?;
+                self.read_on(bytes.len(), events)
+            }
+            Err(error) if !self.reader.is_ending() => Err(error),
+            // When the model was done, only the end of the stream was lost.
+            Ok(None) | Err(_) => {
+                self.ended = true;
+                self.reader.finish(events)
+            }
+        }
+    }
+
+    /// Takes what has arrived meanwhile.
+    fn read_on(&mut self, mut read: usize, events: &mut Vec<ModelEvent>) -> Result<(), CallError> {
+        while read < READ_BYTES {
+            let Some(bytes) = self.body.next_ready() else {
+                break;
+            };
+            read += bytes.len();
+            self.reader.push(&bytes, events)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what clients must not read out of an error's message.
+    fn redact(&self, events: &mut [ModelEvent]) {
+        if let Some(ModelEvent::Finished {
+            outcome: Outcome::Failed(error),
+            ..
+        }) = events.last_mut()
+        {
+            error.message = self.body.redacted(&error.message);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,6 @@
+//! OpenAI's Chat Completions API, as many others speak it, as an upstream.
+
+mod messages;
+pub mod parser;
+pub mod request;
+mod tool_calls;

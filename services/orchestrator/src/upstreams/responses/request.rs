@@ -1,0 +1,175 @@
+//! From a model call to the body of a Responses request.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+use talaria_domain::json::{ObjectWriter, RawObject, with_id};
+use talaria_domain::model::{CallItem, ModelCall};
+use tracing::debug;
+
+/// Parameters that are between the client and us; the upstream keeps nothing and always streams.
+const OURS: [&str; 12] = [
+    "model",
+    "input",
+    "instructions",
+    "stream",
+    "stream_options",
+    "store",
+    "background",
+    "previous_response_id",
+    "conversation",
+    "metadata",
+    "session_id",
+    "on_active",
+];
+
+/// The body of `POST {base_url}/responses`.
+///
+/// Items keep their spelling; only their ids change.
+pub fn body(call: &ModelCall) -> String {
+    let mut writer = ObjectWriter::new();
+    writer.string("model", &call.model);
+    if let Some(instructions) = &call.instructions {
+        writer.string("instructions", instructions);
+    }
+    let items: Vec<Cow<'_, str>> = call.context.iter().filter_map(input_item).collect();
+    writer.raw("input", &format!("[{}]", items.join(",")));
+    for (name, value) in &call.parameters {
+        if !value.is_null() && !OURS.contains(&name.as_str()) {
+            writer.raw(name, &Value::to_string(value));
+        }
+    }
+    writer.raw("stream", "true").raw("store", "false");
+    writer.finish()
+}
+
+/// The item as the upstream may read it, or nothing if it could not.
+fn input_item(item: &CallItem) -> Option<Cow<'_, str>> {
+    let Ok(object) = RawObject::parse(&item.json) else {
+        debug!("left out a context item that is no JSON object");
+        return None;
+    };
+    let kind = object.get("type").unwrap_or(r#""message""#);
+    if kind == r#""reasoning""# && !is_readable_reasoning(&object, item.upstream_id.as_deref()) {
+        return None;
+    }
+    match &item.upstream_id {
+        Some(id) => with_id(&item.json, id).ok().map(Cow::Owned),
+        None if has_optional_id(kind) => Some(without_id(&object).into()),
+        None => std::str::from_utf8(&item.json).ok().map(Cow::Borrowed),
+    }
+}
+
+/// Whether the upstream can make something of a reasoning item that it has not stored.
+///
+/// It must have made it, and its thoughts must be in it. OpenAI refuses the bare id of an item of an unstored response.
+fn is_readable_reasoning(item: &RawObject<'_>, upstream_id: Option<&str>) -> bool {
+    let has_content = item.get("content").is_some_and(|content| content != "[]");
+    item.get("encrypted_content").is_some() || (upstream_id.is_some() && has_content)
+}
+
+/// Whether items of this type are taken without an id. `kind` is JSON.
+fn has_optional_id(kind: &str) -> bool {
+    matches!(
+        kind,
+        r#""message""#
+            | r#""reasoning""#
+            | r#""function_call""#
+            | r#""function_call_output""#
+            | r#""custom_tool_call""#
+            | r#""custom_tool_call_output""#
+    )
+}
+
+fn without_id(object: &RawObject<'_>) -> String {
+    let mut writer = ObjectWriter::new();
+    for (name, value) in object.0.iter().filter(|(name, _)| name != "id") {
+        writer.raw(name, value.get());
+    }
+    writer.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use serde_json::json;
+
+    use super::*;
+
+    fn item(json: &'static str, upstream_id: Option<&str>) -> CallItem {
+        CallItem {
+            json: Bytes::from_static(json.as_bytes()),
+            upstream_id: upstream_id.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn the_request_streams_stores_nothing_and_passes_parameters_on() {
+        let parameters = json!({"temperature": 0.5, "top_p": null, "metadata": {"a": "b"}, "store": true,
+            "stream": false, "stream_options": {}, "background": true, "previous_response_id": "resp_1",
+            "conversation": "c", "truncation": "auto", "tools": [{"type": "function", "name": "f"}]});
+        let call = ModelCall {
+            model: "m".to_owned(),
+            instructions: Some("Be \"brief\".".to_owned()),
+            context: vec![item(r#"{"role":"user","content":"Hi","n":1.0e+2}"#, None)],
+            parameters: parameters.as_object().unwrap().clone(),
+        };
+
+        insta::assert_snapshot!(body(&call), @r#"{"model":"m","instructions":"Be \"brief\".","input":[{"role":"user","content":"Hi","n":1.0e+2}],"temperature":0.5,"truncation":"auto","tools":[{"type":"function","name":"f"}],"stream":true,"store":false}"#);
+    }
+
+    #[test]
+    fn items_carry_the_ids_that_the_upstream_knows_or_none() {
+        let cases = [
+            (
+                item(r#"{"id":"msg_1","type":"message"}"#, None),
+                Some(r#"{"type":"message"}"#),
+            ),
+            (
+                item(r#"{"type":"message","id":"msg_1"}"#, Some("up")),
+                Some(r#"{"id":"up","type":"message"}"#),
+            ),
+            (
+                item(
+                    r#"{"id":"fc_1","type":"function_call","call_id":"c"}"#,
+                    None,
+                ),
+                Some(r#"{"type":"function_call","call_id":"c"}"#),
+            ),
+            (
+                item(r#"{"id":"ws_1","type":"web_search_call"}"#, None),
+                Some(r#"{"id":"ws_1","type":"web_search_call"}"#),
+            ),
+            (
+                item(r#"{"id":"rs_1","type":"reasoning","summary":[]}"#, None),
+                None,
+            ),
+            (
+                item(
+                    r#"{"id":"rs_1","type":"reasoning","summary":[],"content":[]}"#,
+                    Some("up"),
+                ),
+                None,
+            ),
+            (
+                item(r#"{"id":"rs_1","type":"reasoning","content":[{}]}"#, None),
+                None,
+            ),
+            (
+                item(r#"{"type":"reasoning","content":[{}]}"#, Some("up")),
+                Some(r#"{"id":"up","type":"reasoning","content":[{}]}"#),
+            ),
+            (
+                item(
+                    r#"{"id":"rs_1","type":"reasoning","encrypted_content":"x"}"#,
+                    None,
+                ),
+                Some(r#"{"type":"reasoning","encrypted_content":"x"}"#),
+            ),
+            (item("[]", None), None),
+        ];
+        for (item, expected) in cases {
+            assert_eq!(input_item(&item).as_deref(), expected, "{item:?}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! A server of one's own, to be killed.
+
+use std::fs::{self, File};
+use std::io;
+use std::process::{Child, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::Session;
+use super::cluster::{Cluster, Durability, ROOT};
+use crate::deadline::within;
+use crate::guard::Guard;
+
+/// Ends the server in `$1` and removes it, if the test could not.
+const CLEAN_UP: &str = r#"
+pid=$(head -n 1 "$1/data/postmaster.pid")
+case "$(ps -o comm= -p "$pid")" in postgres*) kill -QUIT "$pid" ;; esac
+rm -rf "$1"
+"#;
+
+/// A Postgres server with default durability that belongs to one test: what is committed outlives
+/// [`kill9`](Self::kill9). Ended and removed at drop.
+#[derive(Debug)]
+pub struct PrivatePostgres {
+    cluster: Cluster,
+    server: Option<Child>,
+    _guard: Guard,
+    _directory: TempDir,
+}
+
+impl PrivatePostgres {
+    /// Makes and starts a server; takes about a second.
+    pub async fn start() -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("talaria-pg-")
+            .tempdir_in(ROOT)
+            .context("making a directory for Postgres")?;
+        let guard = Guard::arm(CLEAN_UP, &[&directory.path().to_string_lossy()])
+            .context("starting the guard of a Postgres")?;
+        let cluster = Cluster::in_directory(directory.path().to_owned())?;
+        let to_initialise = cluster.clone();
+        tokio::task::spawn_blocking(move || to_initialise.initialise(Durability::Durable))
+            .await??;
+        let mut postgres = Self {
+            cluster,
+            server: None,
+            _guard: guard,
+            _directory: directory,
+        };
+        postgres.restart().await?;
+        Ok(postgres)
+    }
+
+    /// The URL of the server's database `postgres`; stays the same over restarts.
+    pub fn url(&self) -> String {
+        self.cluster.url("postgres")
+    }
+
+    /// Connects to the server's database `postgres`.
+    pub async fn connect(&self) -> anyhow::Result<Session> {
+        Session::open(&self.url()).await
+    }
+
+    /// Kills the server and all its processes at once, as a machine that loses its power.
+    pub async fn kill9(&mut self) -> anyhow::Result<()> {
+        let Some(server) = &mut self.server else {
+            bail!("the server does not run");
+        };
+        let backends = child_processes(server.id());
+        server.kill().context("killing Postgres")?;
+        for backend in backends {
+            // It may have ended by itself.
+            let _ = kill_process(backend, Signal::KILL);
+        }
+        self.await_exit().await.map(drop)
+    }
+
+    /// Stops the server in an orderly way; open connections are closed.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        let Some(server) = &self.server else {
+            bail!("the server does not run");
+        };
+        kill_process(process_id(server)?, Signal::INT).context("stopping Postgres")?;
+        let status = self.await_exit().await?;
+        if !status.success() {
+            bail!("Postgres ended with {status}: {}", self.read_log());
+        }
+        Ok(())
+    }
+
+    /// Starts the server on its data again, after stopping it if it runs.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        if self.server.is_some() {
+            self.stop().await?;
+        }
+        within("Postgres to accept connections", async {
+            loop {
+                if self.server_is_running()? {
+                    if Session::open(&self.url()).await.is_ok() {
+                        return Ok(());
+                    }
+                } else {
+                    // Also after a start that failed: the last processes of a killed server keep the next one out
+                    // for a moment.
+                    self.server = Some(self.spawn()?);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .with_context(|| self.read_log())?
+    }
+
+    fn server_is_running(&mut self) -> io::Result<bool> {
+        match &mut self.server {
+            Some(server) => Ok(server.try_wait()?.is_none()),
+            None => Ok(false),
+        }
+    }
+
+    fn spawn(&self) -> anyhow::Result<Child> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.cluster.log())
+            .context("opening Postgres' log")?;
+        self.cluster
+            .command("postgres")
+            .arg("-D")
+            .arg(self.cluster.data())
+            .stderr(log)
+            .spawn()
+            .context("starting Postgres")
+    }
+
+    async fn await_exit(&mut self) -> anyhow::Result<ExitStatus> {
+        let Some(mut server) = self.server.take() else {
+            bail!("the server does not run");
+        };
+        let waiting = tokio::task::spawn_blocking(move || server.wait());
+        Ok(within("Postgres to end", waiting).await???)
+    }
+
+    fn read_log(&self) -> String {
+        fs::read_to_string(self.cluster.log()).unwrap_or_default()
+    }
+}
+
+impl Drop for PrivatePostgres {
+    fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            let backends = child_processes(server.id());
+            let _ = server.kill();
+            let _ = server.wait();
+            for backend in backends {
+                let _ = kill_process(backend, Signal::KILL);
+            }
+        }
+    }
+}
+
+fn process_id(child: &Child) -> anyhow::Result<Pid> {
+    Pid::from_raw(child.id().cast_signed()).context("a process id is never 0")
+}
+
+/// The children of `parent` where the system tells (Linux); Postgres' own end by themselves soon after it.
+fn child_processes(parent: u32) -> Vec<Pid> {
+    fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
+        .collect()
+}

@@ -1,0 +1,337 @@
+//! The settings: from flags, then environment, then file, then defaults, checked before anything is opened.
+
+mod agents;
+mod error;
+mod file;
+mod server;
+mod sources;
+#[cfg(test)]
+mod tests;
+mod unsupported;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Command, CommonFlags, OrchestratorFlags, ServeFlags};
+
+pub use self::agents::{Agent, Upstream};
+pub use self::error::{Error, Origin};
+pub use self::server::Server;
+
+use self::agents::{Keys, agents};
+use self::error::Found;
+use self::file::File;
+use self::server::{loopback, secret, server, service_address};
+use self::sources::{Sources, flag, required};
+
+const ORCHESTRATOR_PORT: u16 = 8643;
+const STORE_PORT: u16 = 8644;
+const DEFAULT_DATA_DIR: &str = "./.talaria";
+
+/// Everything that a process is told, checked.
+#[derive(Debug)]
+pub struct Settings {
+    pub role: Role,
+    pub runs: Runs,
+    /// At least one; the first is the default.
+    pub agents: Vec<Agent>,
+    pub upstreams: BTreeMap<String, Upstream>,
+    /// The shared secret of calls between services.
+    pub token: Option<SecretString>,
+    pub log: Log,
+}
+
+/// What this process is, with what only it needs.
+#[derive(Debug)]
+pub enum Role {
+    Serve {
+        server: Server,
+        database: Database,
+    },
+    Gateway {
+        server: Server,
+        orchestrator: String,
+        store: String,
+    },
+    Orchestrator {
+        listen: SocketAddr,
+        advertise: String,
+        store: String,
+    },
+    Store {
+        listen: SocketAddr,
+        database_url: SecretString,
+    },
+    Migrate {
+        database_url: SecretString,
+    },
+}
+
+/// Where everything durable rests.
+#[derive(Debug)]
+pub enum Database {
+    /// A private Postgres that lives in the data directory.
+    Embedded {
+        data_dir: PathBuf,
+    },
+    Url(SecretString),
+}
+
+/// How an orchestrator treats its runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runs {
+    /// How many one orchestrator executes at a time.
+    pub max_concurrent: u32,
+    pub lease: Duration,
+    /// How long a run may go on after the process was asked to stop.
+    pub drain: Duration,
+    pub max_steps: u32,
+    pub max_attempts: u32,
+}
+
+/// What is logged, and in which form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    pub format: LogFormat,
+    /// Directives of `tracing-subscriber`'s `EnvFilter`, known to parse.
+    pub filter: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Settings {
+    /// Reads and checks the settings of `command`; the environment is read through `env`.
+    pub fn load(command: Command, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let config = flag("--config", common_flags(&command).config.clone())
+            .or_else(|| Sources { env, file: None }.environment(&["TALARIA_CONFIG"]));
+        let (path, asked_by) = match config {
+            Some(Found { value, origin }) => (Some(value), origin),
+            None => (None, Origin::Default("--config")),
+        };
+        let file = File::read(path.as_deref(), &asked_by)?;
+        Self::from_sources(
+            command,
+            &Sources {
+                env,
+                file: file.as_ref(),
+            },
+        )
+    }
+
+    fn from_sources(command: Command, sources: &Sources<'_>) -> Result<Self, Error> {
+        if let Some(file) = sources.file {
+            unsupported::refuse(file)?;
+        }
+        let keys = match command {
+            Command::Serve(_) | Command::Orchestrator(_) => Keys::Needed,
+            Command::Gateway(_) | Command::Store(_) | Command::Migrate(_) => Keys::Unused,
+        };
+        let role = role(command, sources)?;
+        let (agents, upstreams) = agents(sources, keys)?;
+        Ok(Self {
+            role,
+            runs: runs(sources),
+            agents,
+            upstreams,
+            token: sources
+                .environment(&["TALARIA_TOKEN"])
+                .map(secret)
+                .transpose()?,
+            log: log(sources)?,
+        })
+    }
+}
+
+fn common_flags(command: &Command) -> &CommonFlags {
+    match command {
+        Command::Serve(flags) => &flags.common,
+        Command::Gateway(flags) => &flags.common,
+        Command::Orchestrator(flags) => &flags.common,
+        Command::Store(flags) => &flags.common,
+        Command::Migrate(flags) => &flags.common,
+    }
+}
+
+fn role(command: Command, sources: &Sources<'_>) -> Result<Role, Error> {
+    Ok(match command {
+        Command::Serve(flags) => Role::Serve {
+            database: database(&flags, sources)?,
+            server: server(flags.listen, sources)?,
+        },
+        Command::Gateway(flags) => Role::Gateway {
+            server: server(flags.listen, sources)?,
+            orchestrator: service_url(
+                flag("--orchestrator", flags.orchestrator)
+                    .or_else(|| sources.environment(&["TALARIA_ORCHESTRATOR"])),
+                "--orchestrator",
+            )?,
+            store: store_url(flags.store, sources)?,
+        },
+        Command::Orchestrator(flags) => orchestrator(flags, sources)?,
+        Command::Store(flags) => Role::Store {
+            listen: service_address(flags.listen, sources, loopback(STORE_PORT))?,
+            database_url: required_database_url(flags.database_url, sources)?,
+        },
+        Command::Migrate(flags) => Role::Migrate {
+            database_url: required_database_url(flags.database_url, sources)?,
+        },
+    })
+}
+
+fn orchestrator(flags: OrchestratorFlags, sources: &Sources<'_>) -> Result<Role, Error> {
+    let listen = service_address(flags.listen, sources, loopback(ORCHESTRATOR_PORT))?;
+    let given = flag("--advertise", flags.advertise)
+        .or_else(|| sources.environment(&["TALARIA_ADVERTISE"]));
+    let advertise = match given {
+        Some(found) => http_url(found)?,
+        None if listen.ip().is_unspecified() => {
+            return Err(Origin::Default("--advertise").error(format!(
+                "is required, because {listen} is no address at which others can reach this process"
+            )));
+        }
+        None => format!("http://{listen}"),
+    };
+    Ok(Role::Orchestrator {
+        listen,
+        advertise,
+        store: store_url(flags.store, sources)?,
+    })
+}
+
+fn store_url(given: Option<String>, sources: &Sources<'_>) -> Result<String, Error> {
+    let found = flag("--store", given).or_else(|| sources.environment(&["TALARIA_STORE"]));
+    service_url(found, "--store")
+}
+
+fn service_url(found: Option<Found<String>>, setting: &'static str) -> Result<String, Error> {
+    http_url(required(
+        found,
+        setting,
+        "the URL of that service is required",
+    )?)
+}
+
+/// Checks the shape of a URL and takes the slash off its end.
+fn http_url(found: Found<String>) -> Result<String, Error> {
+    let Found { value, origin } = found;
+    let rest = value
+        .strip_prefix("http://")
+        .or_else(|| value.strip_prefix("https://"));
+    match rest {
+        Some(rest) if rest.contains('@') => Err(origin.error("must not hold a user or password")),
+        Some(rest)
+            if !rest.is_empty()
+                && !rest.starts_with(['/', ':'])
+                && !rest.contains(['?', '#'])
+                && rest.bytes().all(|byte| byte.is_ascii_graphic()) =>
+        {
+            Ok(value.trim_end_matches('/').to_owned())
+        }
+        _ => Err(origin.error("must be a URL such as http://host:port")),
+    }
+}
+
+fn database(flags: &ServeFlags, sources: &Sources<'_>) -> Result<Database, Error> {
+    if let Some(found) = database_url(flags.database_url.clone(), sources) {
+        return checked_database_url(found).map(Database::Url);
+    }
+    let data_dir = flag("--data-dir", flags.data_dir.clone())
+        .or_else(|| sources.environment(&["TALARIA_DATA_DIR"]))
+        .map_or_else(|| DEFAULT_DATA_DIR.to_owned(), |found| found.value);
+    Ok(Database::Embedded {
+        data_dir: data_dir.into(),
+    })
+}
+
+fn required_database_url(
+    given: Option<SecretString>,
+    sources: &Sources<'_>,
+) -> Result<SecretString, Error> {
+    checked_database_url(required(
+        database_url(given, sources),
+        "TALARIA_DATABASE_URL",
+        "is required here: only `talaria serve` brings its own Postgres",
+    )?)
+}
+
+fn database_url(given: Option<SecretString>, sources: &Sources<'_>) -> Option<Found<SecretString>> {
+    let hide = |Found { value, origin }: Found<String>| Found {
+        value: value.into(),
+        origin,
+    };
+    flag("--database-url", given)
+        .or_else(|| {
+            sources
+                .environment(&["TALARIA_DATABASE_URL", "DATABASE_URL"])
+                .map(hide)
+        })
+        .or_else(|| {
+            sources
+                .file("store.database_url", |file| {
+                    file.content.store.database_url.clone()
+                })
+                .map(hide)
+        })
+}
+
+fn checked_database_url(found: Found<SecretString>) -> Result<SecretString, Error> {
+    let url = found.value.expose_secret();
+    let rest = url
+        .strip_prefix("postgres://")
+        .or_else(|| url.strip_prefix("postgresql://"));
+    match rest {
+        Some(rest) if !rest.is_empty() => Ok(found.value),
+        // The value may hold a password, so it is not shown.
+        _ => Err(found
+            .origin
+            .error("must be a URL such as postgres://user:password@host/database")),
+    }
+}
+
+fn runs(sources: &Sources<'_>) -> Runs {
+    let section = sources.file.map(|file| &file.content.runs);
+    let number = |value: Option<NonZeroU32>, default| value.map_or(default, Into::into);
+    Runs {
+        max_concurrent: number(section.and_then(|runs| runs.max_concurrent), 256),
+        lease: seconds(
+            section.and_then(|runs| runs.lease_seconds),
+            Duration::from_secs(10),
+        ),
+        drain: Duration::from_secs(section.and_then(|runs| runs.drain_seconds).unwrap_or(30)),
+        max_steps: number(section.and_then(|runs| runs.max_steps), 64),
+        max_attempts: number(section.and_then(|runs| runs.max_attempts), 3),
+    }
+}
+
+fn seconds(value: Option<NonZeroU64>, default: Duration) -> Duration {
+    value.map_or(default, |seconds| Duration::from_secs(seconds.get()))
+}
+
+fn log(sources: &Sources<'_>) -> Result<Log, Error> {
+    let format = match sources.environment(&["TALARIA_LOG"]) {
+        None => LogFormat::Text,
+        Some(Found { value, .. }) if value == "text" => LogFormat::Text,
+        Some(Found { value, .. }) if value == "json" => LogFormat::Json,
+        Some(Found { value, origin }) => {
+            return Err(origin.error(format!("{value:?} is neither \"text\" nor \"json\"")));
+        }
+    };
+    let filter = match sources.environment(&["RUST_LOG"]) {
+        None => "info".to_owned(),
+        Some(Found { value, origin }) => match EnvFilter::builder().parse(&value) {
+            Ok(_) => value,
+            Err(error) => return Err(origin.error(format!("{value:?}: {error}"))),
+        },
+    };
+    Ok(Log { format, filter })
+}

@@ -1,0 +1,285 @@
+//! Agents and the upstreams they call.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::error::{Error, Found, Origin};
+use super::file::{self, File, UpstreamKind};
+use super::sources::Sources;
+use super::{http_url, seconds};
+
+const DEFAULT_AGENT: &str = "hermes-agent";
+const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
+const OPENAI_MODEL: &str = "gpt-5.2";
+const DEMO: &str = "demo";
+const ENVIRONMENT_UPSTREAM: &str = "openai";
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_mins(1);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+const TOTAL_TIMEOUT: Duration = Duration::from_mins(30);
+const MAX_RETRIES: u32 = 2;
+
+/// What a client's `model` selects.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Agent {
+    pub name: String,
+    pub instructions: Option<String>,
+    /// Names of upstreams in the order in which they are tried; at least one, each defined.
+    pub upstreams: Vec<String>,
+    /// The upstream's name for the model.
+    pub model: String,
+}
+
+/// An LLM API that the orchestrator calls.
+#[derive(Debug)]
+pub struct Upstream {
+    pub endpoint: Endpoint,
+    pub connect_timeout: Duration,
+    pub first_byte_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub total_timeout: Duration,
+    pub max_retries: u32,
+}
+
+/// How an upstream is spoken to. Base URLs have no slash at their end.
+#[derive(Debug)]
+pub enum Endpoint {
+    Responses {
+        base_url: String,
+        api_key: Option<SecretString>,
+    },
+    ChatCompletions {
+        base_url: String,
+        api_key: Option<SecretString>,
+    },
+    /// Built in: answers by itself.
+    Demo,
+}
+
+/// Whether this process calls upstreams itself and so needs their keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    Needed,
+    /// Not looked for, so that a façade can share the file without holding the keys.
+    Unused,
+}
+
+/// Reads and checks the agents, the default one first, and their upstreams.
+///
+/// A file that names neither agents nor upstreams leaves both to the environment: with `OPENAI_BASE_URL` or
+/// `OPENAI_API_KEY` the default agent calls that API, without them it is the built-in demo.
+pub fn agents(
+    sources: &Sources<'_>,
+    keys: Keys,
+) -> Result<(Vec<Agent>, BTreeMap<String, Upstream>), Error> {
+    match sources.file {
+        Some(file) if !(file.content.agents.is_empty() && file.content.upstreams.is_empty()) => {
+            Ok((
+                agents_of_file(file, sources)?,
+                upstreams_of_file(file, sources, keys)?,
+            ))
+        }
+        _ => of_environment(sources, keys),
+    }
+}
+
+fn default_agent_name(sources: &Sources<'_>) -> Option<String> {
+    sources
+        .environment(&["TALARIA_MODEL_NAME", "API_SERVER_MODEL_NAME"])
+        .map(|found| found.value)
+}
+
+fn of_environment(
+    sources: &Sources<'_>,
+    keys: Keys,
+) -> Result<(Vec<Agent>, BTreeMap<String, Upstream>), Error> {
+    let name = default_agent_name(sources).unwrap_or_else(|| DEFAULT_AGENT.to_owned());
+    let given_url = sources.environment(&["OPENAI_BASE_URL"]);
+    let given_key = sources.environment(&["OPENAI_API_KEY"]);
+    let given_model = sources
+        .environment(&["OPENAI_MODEL"])
+        .map(|found| found.value);
+
+    let (upstream, endpoint, model) = if given_url.is_none() && given_key.is_none() {
+        (DEMO, Endpoint::Demo, DEMO.to_owned())
+    } else {
+        let base_url = match given_url {
+            Some(found) => http_url(found)?,
+            None => OPENAI_BASE_URL.to_owned(),
+        };
+        // OpenAI knows no model of the agent's name; a server of one's own often knows no other.
+        let model_of_api = if base_url == OPENAI_BASE_URL {
+            OPENAI_MODEL.to_owned()
+        } else {
+            name.clone()
+        };
+        let api_key = given_key
+            .filter(|_| keys == Keys::Needed)
+            .map(|found| found.value.into());
+        let endpoint = Endpoint::Responses { base_url, api_key };
+        (
+            ENVIRONMENT_UPSTREAM,
+            endpoint,
+            given_model.unwrap_or(model_of_api),
+        )
+    };
+
+    let agent = Agent {
+        name,
+        instructions: None,
+        upstreams: vec![upstream.to_owned()],
+        model,
+    };
+    let upstream = (upstream.to_owned(), Upstream::new(endpoint));
+    Ok((vec![agent], BTreeMap::from([upstream])))
+}
+
+fn agents_of_file(file: &File, sources: &Sources<'_>) -> Result<Vec<Agent>, Error> {
+    if file.content.agents.is_empty() {
+        return Err(file
+            .at("agents")
+            .error("there are upstreams, but no [[agents]] to call them"));
+    }
+    let mut agents = file
+        .content
+        .agents
+        .iter()
+        .map(|agent| agent_of_file(agent, file))
+        .collect::<Result<Vec<_>, _>>()?;
+    if let (Some(name), Some(first)) = (default_agent_name(sources), agents.first_mut()) {
+        first.name = name;
+    }
+
+    let mut names = BTreeSet::new();
+    match agents.iter().find(|agent| !names.insert(&agent.name)) {
+        Some(twice) => Err(file
+            .at("agents.name")
+            .error(format!("two agents are named {:?}", twice.name))),
+        None => Ok(agents),
+    }
+}
+
+fn agent_of_file(agent: &file::Agent, file: &File) -> Result<Agent, Error> {
+    let name = &agent.name;
+    let at = |key: &str| file.at(format!("agents.{key} of {name:?}"));
+    if name.trim().is_empty() {
+        return Err(at("name").error("must not be empty"));
+    }
+
+    let known = &file.content.upstreams;
+    let upstreams = match (&agent.upstream, known.keys().next()) {
+        (Some(given), _) => given.clone().into_vec(),
+        (None, Some(only)) if known.len() == 1 => vec![only.clone()],
+        (None, _) => return Err(at("upstream").error("must name one of [upstreams]")),
+    };
+    if upstreams.is_empty() {
+        return Err(at("upstream").error("must name at least one of [upstreams]"));
+    }
+    if let Some(unknown) = upstreams
+        .iter()
+        .find(|upstream| !known.contains_key(*upstream))
+    {
+        return Err(at("upstream").error(format!("there is no [upstreams.{unknown}]")));
+    }
+
+    let is_demo = |upstream: &String| known[upstream].kind == UpstreamKind::Demo;
+    let model = match &agent.model {
+        Some(model) if !model.is_empty() => model.clone(),
+        None if upstreams.iter().all(is_demo) => DEMO.to_owned(),
+        _ => return Err(at("model").error("must be the upstream's name for the model")),
+    };
+    let instructions = agent.instructions.clone();
+    Ok(Agent {
+        name: name.clone(),
+        instructions,
+        upstreams,
+        model,
+    })
+}
+
+fn upstreams_of_file(
+    file: &File,
+    sources: &Sources<'_>,
+    keys: Keys,
+) -> Result<BTreeMap<String, Upstream>, Error> {
+    let read = |(name, upstream): (&String, &file::Upstream)| {
+        let endpoint = endpoint_of_file(name, upstream, file, sources, keys)?;
+        let upstream = Upstream {
+            endpoint,
+            connect_timeout: seconds(upstream.connect_timeout_seconds, CONNECT_TIMEOUT),
+            first_byte_timeout: seconds(upstream.first_byte_timeout_seconds, FIRST_BYTE_TIMEOUT),
+            idle_timeout: seconds(upstream.idle_timeout_seconds, IDLE_TIMEOUT),
+            total_timeout: seconds(upstream.total_timeout_seconds, TOTAL_TIMEOUT),
+            max_retries: upstream.max_retries.unwrap_or(MAX_RETRIES),
+        };
+        Ok((name.clone(), upstream))
+    };
+    file.content.upstreams.iter().map(read).collect()
+}
+
+fn endpoint_of_file(
+    name: &str,
+    upstream: &file::Upstream,
+    file: &File,
+    sources: &Sources<'_>,
+    keys: Keys,
+) -> Result<Endpoint, Error> {
+    let at = |key: &str| file.at(format!("upstreams.{name}.{key}"));
+    let base_url = || match &upstream.base_url {
+        Some(url) => http_url(Found {
+            value: url.clone(),
+            origin: at("base_url"),
+        }),
+        None => Err(at("base_url").error("is required")),
+    };
+    let api_key = || upstream_key(upstream, &at("api_key_env"), sources, keys);
+    match upstream.kind {
+        UpstreamKind::Responses => Ok(Endpoint::Responses {
+            base_url: base_url()?,
+            api_key: api_key()?,
+        }),
+        UpstreamKind::ChatCompletions => Ok(Endpoint::ChatCompletions {
+            base_url: base_url()?,
+            api_key: api_key()?,
+        }),
+        UpstreamKind::Demo if upstream.base_url.is_some() => {
+            Err(at("base_url").error("an upstream of kind \"demo\" calls nobody"))
+        }
+        UpstreamKind::Demo => Ok(Endpoint::Demo),
+    }
+}
+
+fn upstream_key(
+    upstream: &file::Upstream,
+    origin: &Origin,
+    sources: &Sources<'_>,
+    keys: Keys,
+) -> Result<Option<SecretString>, Error> {
+    let Some(variable) = upstream
+        .api_key_env
+        .as_deref()
+        .filter(|_| keys == Keys::Needed)
+    else {
+        return Ok(None);
+    };
+    match sources.environment(&[variable]) {
+        Some(found) => Ok(Some(found.value.into())),
+        None => Err(origin.error(format!("the environment variable {variable} is not set"))),
+    }
+}
+
+impl Upstream {
+    fn new(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            connect_timeout: CONNECT_TIMEOUT,
+            first_byte_timeout: FIRST_BYTE_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            total_timeout: TOTAL_TIMEOUT,
+            max_retries: MAX_RETRIES,
+        }
+    }
+}

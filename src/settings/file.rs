@@ -1,0 +1,184 @@
+//! The settings file as it is written: names, types and nothing else.
+
+use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::error::{Error, Origin};
+
+const DEFAULT_PATH: &str = "talaria.toml";
+
+/// A settings file and the path it came from.
+pub struct File {
+    pub path: String,
+    pub content: Content,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Content {
+    pub server: Server,
+    pub store: Store,
+    pub runs: Runs,
+    pub agents: Vec<Agent>,
+    pub upstreams: BTreeMap<String, Upstream>,
+    pub mcp_servers: BTreeMap<String, McpServer>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    pub listen: Option<String>,
+    pub cors_origins: Option<OneOrMany>,
+    pub max_body_bytes: Option<NonZeroUsize>,
+    pub keepalive_seconds: Option<NonZeroU64>,
+    pub allow_remote_images: Option<bool>,
+    pub strict_models: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    pub database_url: Option<String>,
+    pub max_responses: Option<u64>,
+    pub retention_days: Option<NonZeroU32>,
+    pub event_retention_hours: Option<NonZeroU32>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Runs {
+    pub max_concurrent: Option<NonZeroU32>,
+    pub lease_seconds: Option<NonZeroU64>,
+    pub drain_seconds: Option<u64>,
+    pub max_steps: Option<NonZeroU32>,
+    pub max_attempts: Option<NonZeroU32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    pub name: String,
+    pub instructions: Option<String>,
+    pub upstream: Option<OneOrMany>,
+    pub model: Option<String>,
+    #[serde(default)]
+    pub mcp_servers: Vec<String>,
+    #[serde(default)]
+    pub tool_items: ToolItems,
+    #[serde(default)]
+    pub require_approval: Vec<String>,
+}
+
+#[derive(Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolItems {
+    #[default]
+    FunctionCall,
+    McpCall,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    pub kind: UpstreamKind,
+    pub base_url: Option<String>,
+    pub api_key_env: Option<String>,
+    pub connect_timeout_seconds: Option<NonZeroU64>,
+    pub first_byte_timeout_seconds: Option<NonZeroU64>,
+    pub idle_timeout_seconds: Option<NonZeroU64>,
+    pub total_timeout_seconds: Option<NonZeroU64>,
+    pub max_retries: Option<u32>,
+}
+
+/// The API that an upstream speaks.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamKind {
+    Responses,
+    ChatCompletions,
+    /// Built in: answers by itself, without network or key.
+    Demo,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    dead_code,
+    reason = "its shape is checked, then it is refused as not supported yet"
+)]
+pub struct McpServer {
+    command: Option<String>,
+    #[serde(default)]
+    args: Vec<String>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    url: Option<String>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(untagged, expecting = "expected a string or a list of strings")]
+pub enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl File {
+    /// Reads the file at `path`, or `./talaria.toml` if it is there, or nothing.
+    pub fn read(path: Option<&str>, asked_by: &Origin) -> Result<Option<Self>, Error> {
+        if path.is_none() && !Path::new(DEFAULT_PATH).exists() {
+            return Ok(None);
+        }
+        let path = path.unwrap_or(DEFAULT_PATH);
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| asked_by.error(format!("cannot read {path}: {error}")))?;
+        Self::parse(path, &text).map(Some)
+    }
+
+    /// Parses the text of a settings file.
+    pub fn parse(path: &str, text: &str) -> Result<Self, Error> {
+        let content = toml::from_str(text).map_err(|error| parse_error(path, text, error))?;
+        Ok(Self {
+            path: path.to_owned(),
+            content,
+        })
+    }
+
+    /// Where `key` stands in this file.
+    pub fn at(&self, key: impl Into<String>) -> Origin {
+        Origin::File {
+            path: self.path.clone(),
+            key: key.into(),
+        }
+    }
+}
+
+impl OneOrMany {
+    pub fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// One line from the parser's several, with the line number instead of a drawing of the place.
+fn parse_error(path: &str, text: &str, mut error: toml::de::Error) -> Error {
+    let line = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .map_or(1, |before| before.matches('\n').count() + 1);
+    error.set_input(None);
+    let problem = error
+        .to_string()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    Origin::File {
+        path: format!("{path}, line {line}"),
+        key: String::new(),
+    }
+    .error(problem)
+}

@@ -1,0 +1,529 @@
+use std::collections::HashMap;
+
+use clap::Parser;
+
+use super::*;
+use crate::cli::{Cli, Invocation};
+use crate::settings::agents::Endpoint;
+use crate::settings::server::CorsOrigins;
+
+const KEY: &str = "sixteen-letters!";
+
+const FULL_FILE: &str = r#"
+[server]
+listen = "127.0.0.1:9999"
+cors_origins = ["https://a.example", "http://localhost:3000"]
+max_body_bytes = 1000
+keepalive_seconds = 5
+allow_remote_images = true
+strict_models = true
+
+[store]
+database_url = "postgres://ada:geheim@db/talaria"
+max_responses = 0
+
+[runs]
+max_concurrent = 8
+lease_seconds = 20
+drain_seconds = 0
+max_steps = 10
+max_attempts = 1
+
+[[agents]]
+name = "main"
+instructions = "Be kind."
+upstream = ["first", "second"]
+model = "gpt-5.2"
+tool_items = "function_call"
+require_approval = []
+
+[[agents]]
+name = "toy"
+upstream = "toy"
+
+[upstreams.first]
+kind = "responses"
+base_url = "http://127.0.0.1:9000/v1/"
+api_key_env = "MAIN_KEY"
+connect_timeout_seconds = 1
+first_byte_timeout_seconds = 2
+idle_timeout_seconds = 3
+total_timeout_seconds = 4
+max_retries = 0
+
+[upstreams.second]
+kind = "chat_completions"
+base_url = "https://llm.example/v1"
+
+[upstreams.toy]
+kind = "demo"
+"#;
+
+type Env<'a> = &'a [(&'a str, &'a str)];
+
+/// Loads settings from a command line, an environment and the text of a file.
+fn load(line: &str, env: Env, file: Option<&str>) -> Result<Settings, Error> {
+    let words = std::iter::once("talaria").chain(line.split_whitespace());
+    let Invocation::Command(command) = Cli::try_parse_from(words).unwrap().invocation() else {
+        panic!("not a command");
+    };
+    let env: HashMap<_, _> = env.iter().copied().collect();
+    let env = |name: &str| env.get(name).map(|value| (*value).to_owned());
+    let file = file
+        .map(|text| File::parse("talaria.toml", text))
+        .transpose()?;
+    Settings::from_sources(
+        command,
+        &Sources {
+            env: &env,
+            file: file.as_ref(),
+        },
+    )
+}
+
+fn lines(results: impl IntoIterator<Item = Result<Settings, Error>>) -> String {
+    let line = |result: Result<Settings, Error>| match result {
+        Ok(_) => "accepted".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    results.into_iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn server_of(settings: Settings) -> Server {
+    match settings.role {
+        Role::Serve { server, .. } | Role::Gateway { server, .. } => server,
+        other => panic!("{other:?} has no façade"),
+    }
+}
+
+#[test]
+fn nothing_at_all_is_the_demo_on_this_machine() {
+    let settings = load("", &[], None).unwrap();
+
+    insta::assert_debug_snapshot!(settings, @r#"
+    Settings {
+        role: Serve {
+            server: Server {
+                listen: 127.0.0.1:8642,
+                api_key: None,
+                cors_origins: List(
+                    [],
+                ),
+                max_body_bytes: 10000000,
+                keepalive: 10s,
+                allow_remote_images: false,
+                strict_models: false,
+            },
+            database: Embedded {
+                data_dir: "./.talaria",
+            },
+        },
+        runs: Runs {
+            max_concurrent: 256,
+            lease: 10s,
+            drain: 30s,
+            max_steps: 64,
+            max_attempts: 3,
+        },
+        agents: [
+            Agent {
+                name: "hermes-agent",
+                instructions: None,
+                upstreams: [
+                    "demo",
+                ],
+                model: "demo",
+            },
+        ],
+        upstreams: {
+            "demo": Upstream {
+                endpoint: Demo,
+                connect_timeout: 10s,
+                first_byte_timeout: 60s,
+                idle_timeout: 60s,
+                total_timeout: 1800s,
+                max_retries: 2,
+            },
+        },
+        token: None,
+        log: Log {
+            format: Text,
+            filter: "info",
+        },
+    }
+    "#);
+}
+
+#[test]
+fn a_full_file_is_understood() {
+    let settings = load("serve", &[("MAIN_KEY", "very-secret")], Some(FULL_FILE)).unwrap();
+
+    insta::assert_debug_snapshot!(settings, @r#"
+    Settings {
+        role: Serve {
+            server: Server {
+                listen: 127.0.0.1:9999,
+                api_key: None,
+                cors_origins: List(
+                    [
+                        "https://a.example",
+                        "http://localhost:3000",
+                    ],
+                ),
+                max_body_bytes: 1000,
+                keepalive: 5s,
+                allow_remote_images: true,
+                strict_models: true,
+            },
+            database: Url(
+                SecretBox<str>([REDACTED]),
+            ),
+        },
+        runs: Runs {
+            max_concurrent: 8,
+            lease: 20s,
+            drain: 0ns,
+            max_steps: 10,
+            max_attempts: 1,
+        },
+        agents: [
+            Agent {
+                name: "main",
+                instructions: Some(
+                    "Be kind.",
+                ),
+                upstreams: [
+                    "first",
+                    "second",
+                ],
+                model: "gpt-5.2",
+            },
+            Agent {
+                name: "toy",
+                instructions: None,
+                upstreams: [
+                    "toy",
+                ],
+                model: "demo",
+            },
+        ],
+        upstreams: {
+            "first": Upstream {
+                endpoint: Responses {
+                    base_url: "http://127.0.0.1:9000/v1",
+                    api_key: Some(
+                        SecretBox<str>([REDACTED]),
+                    ),
+                },
+                connect_timeout: 1s,
+                first_byte_timeout: 2s,
+                idle_timeout: 3s,
+                total_timeout: 4s,
+                max_retries: 0,
+            },
+            "second": Upstream {
+                endpoint: ChatCompletions {
+                    base_url: "https://llm.example/v1",
+                    api_key: None,
+                },
+                connect_timeout: 10s,
+                first_byte_timeout: 60s,
+                idle_timeout: 60s,
+                total_timeout: 1800s,
+                max_retries: 2,
+            },
+            "toy": Upstream {
+                endpoint: Demo,
+                connect_timeout: 10s,
+                first_byte_timeout: 60s,
+                idle_timeout: 60s,
+                total_timeout: 1800s,
+                max_retries: 2,
+            },
+        },
+        token: None,
+        log: Log {
+            format: Text,
+            filter: "info",
+        },
+    }
+    "#);
+}
+
+#[test]
+fn flags_come_before_environment_before_file_before_defaults() {
+    let file = Some("[server]\nlisten = '127.0.0.1:4'");
+    let both = [("API_SERVER_HOST", "127.0.0.2"), ("API_SERVER_PORT", "3")];
+    let all = [("TALARIA_LISTEN", "127.0.0.1:2"), both[0], both[1]];
+    let empty = [("TALARIA_LISTEN", ""), ("API_SERVER_PORT", "")];
+    let cases: [(&str, Env, Option<&str>, &str); 9] = [
+        ("--listen 127.0.0.1:1", &all, file, "127.0.0.1:1"),
+        (
+            "gateway --listen [::1]:1 --orchestrator http://o --store http://s",
+            &all,
+            file,
+            "[::1]:1",
+        ),
+        ("", &all, file, "127.0.0.1:2"),
+        ("", &both, file, "127.0.0.2:3"),
+        ("", &both[..1], file, "127.0.0.2:8642"),
+        ("", &both[1..], file, "127.0.0.1:3"),
+        ("", &[], file, "127.0.0.1:4"),
+        ("--listen localhost:5", &[], None, "127.0.0.1:5"),
+        ("", &empty, None, "127.0.0.1:8642"),
+    ];
+
+    for (line, env, file, expected) in cases {
+        let listen = server_of(load(line, env, file).unwrap()).listen;
+        assert_eq!(listen.to_string(), expected, "{line} {env:?}");
+    }
+}
+
+#[test]
+fn a_wrong_flag_or_variable_is_named_in_one_line() {
+    let in_env = |name: &str, value: &str| load("", &[(name, value)], None);
+    let results = [
+        load("--listen nonsense", &[], None),
+        load("--listen 0.0.0.0:8642", &[], None),
+        load(
+            "--listen 0.0.0.0:8642",
+            &[("TALARIA_API_KEY", "short")],
+            None,
+        ),
+        load("--database-url mysql://u:geheim@h/d", &[], None),
+        load("store", &[], None),
+        load("migrate", &[("DATABASE_URL", "nonsense")], None),
+        load("gateway --store http://s", &[], None),
+        load("gateway --orchestrator o:1 --store http://s", &[], None),
+        load(
+            "orchestrator --listen 0.0.0.0:1 --store http://s",
+            &[],
+            None,
+        ),
+        in_env("TALARIA_LISTEN", "8642"),
+        in_env("API_SERVER_PORT", "99999"),
+        in_env("API_SERVER_HOST", "0.0.0.0"),
+        in_env("API_SERVER_KEY", "a key with blanks in it"),
+        in_env("TALARIA_CORS_ORIGINS", "https://a.example, b.example"),
+        in_env("TALARIA_TOKEN", "short"),
+        in_env("TALARIA_LOG", "xml"),
+        in_env("RUST_LOG", "info,=,"),
+        in_env("OPENAI_BASE_URL", "api.example/v1"),
+    ];
+
+    insta::assert_snapshot!(lines(results), @r#"
+    --listen: "nonsense" is not an address such as 127.0.0.1:8642
+    TALARIA_API_KEY: a key of at least 16 characters is required, because 0.0.0.0:8642 from --listen can be reached from other machines
+    TALARIA_API_KEY: must have at least 16 characters
+    --database-url: must be a URL such as postgres://user:password@host/database
+    TALARIA_DATABASE_URL: is required here: only `talaria serve` brings its own Postgres
+    DATABASE_URL: must be a URL such as postgres://user:password@host/database
+    --orchestrator: the URL of that service is required
+    --orchestrator: must be a URL such as http://host:port
+    --advertise: is required, because 0.0.0.0:1 is no address at which others can reach this process
+    TALARIA_LISTEN: "8642" is not an address such as 127.0.0.1:8642
+    API_SERVER_PORT: "99999" is not a port number
+    TALARIA_API_KEY: a key of at least 16 characters is required, because 0.0.0.0:8642 from API_SERVER_HOST can be reached from other machines
+    API_SERVER_KEY: must be visible ASCII characters without spaces
+    TALARIA_CORS_ORIGINS: "b.example" is not an origin such as https://example.com (or "*" alone)
+    TALARIA_TOKEN: must have at least 16 characters
+    TALARIA_LOG: "xml" is neither "text" nor "json"
+    RUST_LOG: "info,=,": invalid filter directive
+    OPENAI_BASE_URL: must be a URL such as http://host:port
+    "#);
+}
+
+#[test]
+fn a_wrong_key_of_the_file_is_named_in_one_line() {
+    let agent = "[[agents]]\nname = 'a'\nmodel = 'm'\n";
+    let demo = "[upstreams.u]\nkind = 'demo'\n";
+    let with_agent = |more: &str| format!("{agent}{more}\n{demo}");
+    let in_file = |text: &str| load("", &[], Some(text));
+    let results = [
+        in_file("[servr]"),
+        in_file("[server]\nlisten = 8642"),
+        in_file("[server]\nlisten = '0.0.0.0:1'"),
+        in_file("[server]\ncors_origins = 1"),
+        in_file("[runs]\n\nmax_steps = 0"),
+        in_file("[runs]\nmax_step = 1"),
+        in_file("[[agents]"),
+        in_file("[store]\nretention_days = 3"),
+        in_file("[store]\nmax_responses = 3"),
+        in_file("[mcp_servers.files]\ncommand = 'python3'"),
+        in_file(demo),
+        in_file(agent),
+        in_file(&format!(
+            "[[agents]]\nname = 'a'\n{demo}[upstreams.v]\nkind = 'responses'"
+        )),
+        in_file(&with_agent("upstream = 'other'")),
+        in_file(&with_agent("upstream = []")),
+        in_file(&with_agent("mcp_servers = ['files']")),
+        in_file(&with_agent("tool_items = 'mcp_call'")),
+        in_file(&with_agent("require_approval = ['rm']")),
+        in_file(&format!("{agent}{agent}{demo}")),
+        in_file(&format!("{agent}[upstreams.u]\nkind = 'responses'")),
+        in_file(&format!("{agent}[upstreams.u]\nkind = 'grpc'")),
+        in_file("[[agents]]\nname = 'a'\n[upstreams.u]\nkind = 'responses'\nbase_url = 'http://u'"),
+        in_file(&format!(
+            "{agent}[upstreams.u]\nkind = 'responses'\nbase_url = 'http://a:b@u'"
+        )),
+        in_file(&format!(
+            "{agent}[upstreams.u]\nkind = 'responses'\nbase_url = 'http://u'\napi_key_env = 'NOT_SET'"
+        )),
+    ];
+
+    insta::assert_snapshot!(lines(results), @r#"
+    talaria.toml, line 1: unknown field `servr`, expected one of `server`, `store`, `runs`, `agents`, `upstreams`, `mcp_servers`
+    talaria.toml, line 2: invalid type: integer `8642`, expected a string in `server.listen`
+    TALARIA_API_KEY: a key of at least 16 characters is required, because 0.0.0.0:1 from server.listen in talaria.toml can be reached from other machines
+    talaria.toml, line 2: expected a string or a list of strings in `server.cors_origins`
+    talaria.toml, line 3: invalid value: integer `0`, expected a nonzero u32 in `runs.max_steps`
+    talaria.toml, line 2: unknown field `max_step`, expected one of `max_concurrent`, `lease_seconds`, `drain_seconds`, `max_steps`, `max_attempts` in `runs`
+    talaria.toml, line 1: unclosed array table, expected `]`
+    store.retention_days in talaria.toml: not supported yet; remove it
+    store.max_responses in talaria.toml: not supported yet; remove it
+    mcp_servers in talaria.toml: not supported yet; remove it
+    agents in talaria.toml: there are upstreams, but no [[agents]] to call them
+    agents.upstream of "a" in talaria.toml: must name one of [upstreams]
+    agents.upstream of "a" in talaria.toml: must name one of [upstreams]
+    agents.upstream of "a" in talaria.toml: there is no [upstreams.other]
+    agents.upstream of "a" in talaria.toml: must name at least one of [upstreams]
+    agents.mcp_servers in talaria.toml: not supported yet; remove it
+    agents.tool_items in talaria.toml: not supported yet; remove it
+    agents.require_approval in talaria.toml: not supported yet; remove it
+    agents.name in talaria.toml: two agents are named "a"
+    upstreams.u.base_url in talaria.toml: is required
+    talaria.toml, line 5: unknown variant `grpc`, expected one of `responses`, `chat_completions`, `demo` in `upstreams.u.kind`
+    agents.model of "a" in talaria.toml: must be the upstream's name for the model
+    upstreams.u.base_url in talaria.toml: must not hold a user or password
+    upstreams.u.api_key_env in talaria.toml: the environment variable NOT_SET is not set
+    "#);
+}
+
+#[test]
+fn a_key_opens_other_addresses() {
+    for name in ["TALARIA_API_KEY", "API_SERVER_KEY"] {
+        let server = server_of(load("--listen 0.0.0.0:1", &[(name, KEY)], None).unwrap());
+
+        assert_eq!(server.api_key.unwrap().expose_secret(), KEY, "{name}");
+    }
+}
+
+#[test]
+fn the_openai_variables_replace_the_demo() {
+    let url = ("OPENAI_BASE_URL", "http://127.0.0.1:9000/v1/");
+    let key = ("OPENAI_API_KEY", "sk-1");
+    let cases: [(Env, &str, Option<&str>, &str); 5] = [
+        (&[key], "https://api.openai.com/v1", Some("sk-1"), "gpt-5.2"),
+        (&[url], "http://127.0.0.1:9000/v1", None, "hermes-agent"),
+        (
+            &[url, key],
+            "http://127.0.0.1:9000/v1",
+            Some("sk-1"),
+            "hermes-agent",
+        ),
+        (
+            &[url, ("TALARIA_MODEL_NAME", "ada")],
+            "http://127.0.0.1:9000/v1",
+            None,
+            "ada",
+        ),
+        (
+            &[key, ("OPENAI_MODEL", "o9")],
+            "https://api.openai.com/v1",
+            Some("sk-1"),
+            "o9",
+        ),
+    ];
+
+    for (env, expected_url, expected_key, expected_model) in cases {
+        let settings = load("", env, Some("[server]\nstrict_models = true")).unwrap();
+        let [agent] = &settings.agents[..] else {
+            panic!("{settings:?}")
+        };
+        let Endpoint::Responses { base_url, api_key } =
+            &settings.upstreams[&agent.upstreams[0]].endpoint
+        else {
+            panic!("{settings:?}")
+        };
+        assert_eq!(base_url, expected_url, "{env:?}");
+        assert_eq!(
+            api_key.as_ref().map(ExposeSecret::expose_secret),
+            expected_key,
+            "{env:?}"
+        );
+        assert_eq!(agent.model, expected_model, "{env:?}");
+    }
+}
+
+#[test]
+fn the_environment_names_the_default_agent_of_a_file_too() {
+    let file = "[[agents]]\nname = 'a'\n[[agents]]\nname = 'b'\n[upstreams.u]\nkind = 'demo'";
+
+    let settings = load("", &[("API_SERVER_MODEL_NAME", "lucas")], Some(file)).unwrap();
+
+    let names: Vec<_> = settings
+        .agents
+        .iter()
+        .map(|agent| agent.name.as_str())
+        .collect();
+    assert_eq!(names, ["lucas", "b"]);
+}
+
+#[test]
+fn a_gateway_needs_no_keys_of_upstreams() {
+    let file = "[[agents]]\nname = 'a'\nmodel = 'm'\n[upstreams.u]\nkind = 'responses'\n\
+                base_url = 'http://u'\napi_key_env = 'NOT_SET'";
+
+    load(
+        "gateway --orchestrator http://o --store http://s",
+        &[],
+        Some(file),
+    )
+    .unwrap();
+}
+
+#[test]
+fn origins_are_a_list_or_all() {
+    let cases = [
+        ("*", CorsOrigins::Any),
+        (
+            "https://a.example",
+            CorsOrigins::List(vec!["https://a.example".to_owned()]),
+        ),
+        (
+            "https://a.example, http://localhost:3000,",
+            CorsOrigins::List(vec![
+                "https://a.example".to_owned(),
+                "http://localhost:3000".to_owned(),
+            ]),
+        ),
+    ];
+
+    for (text, expected) in cases {
+        let server = server_of(load("", &[("API_SERVER_CORS_ORIGINS", text)], None).unwrap());
+        assert_eq!(server.cors_origins, expected, "{text}");
+    }
+}
+
+#[test]
+fn an_orchestrator_advertises_where_it_listens() {
+    let cases = [
+        ("orchestrator --store http://s", "http://127.0.0.1:8643"),
+        (
+            "orchestrator --store http://s --listen 10.0.0.1:7",
+            "http://10.0.0.1:7",
+        ),
+        (
+            "orchestrator --store http://s --listen 0.0.0.0:7 --advertise http://host:7/",
+            "http://host:7",
+        ),
+    ];
+
+    for (line, expected) in cases {
+        let Role::Orchestrator { advertise, .. } = load(line, &[], None).unwrap().role else {
+            panic!("not an orchestrator")
+        };
+        assert_eq!(advertise, expected, "{line}");
+    }
+}

@@ -1,0 +1,40 @@
+//! Settings that are understood and refused, because they would silently do nothing.
+
+use super::error::Error;
+use super::file::{File, ToolItems};
+
+/// Refuses what no part of the server acts on yet.
+pub fn refuse(file: &File) -> Result<(), Error> {
+    let store = &file.content.store;
+    let of_store = [
+        (
+            "store.max_responses",
+            store.max_responses.is_some_and(|max| max > 0),
+        ),
+        ("store.retention_days", store.retention_days.is_some()),
+        (
+            "store.event_retention_hours",
+            store.event_retention_hours.is_some(),
+        ),
+        ("mcp_servers", !file.content.mcp_servers.is_empty()),
+    ];
+    let of_agents = file.content.agents.iter().flat_map(|agent| {
+        [
+            ("agents.mcp_servers", !agent.mcp_servers.is_empty()),
+            ("agents.tool_items", agent.tool_items == ToolItems::McpCall),
+            (
+                "agents.require_approval",
+                !agent.require_approval.is_empty(),
+            ),
+        ]
+    });
+
+    match of_store
+        .into_iter()
+        .chain(of_agents)
+        .find(|(_, is_used)| *is_used)
+    {
+        Some((key, _)) => Err(file.at(key).error("not supported yet; remove it")),
+        None => Ok(()),
+    }
+}
