@@ -4,23 +4,23 @@ mod banner;
 mod cli;
 mod embedded;
 mod logging;
-#[expect(
-    dead_code,
-    reason = "what the services are told is read where they are started"
-)]
+mod services;
 mod settings;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Parser;
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::banner::{Banner, database_place};
 use crate::cli::{Cli, Invocation};
 use crate::embedded::Embedded;
+use crate::services::AllInOne;
 use crate::settings::{Database, Role, Server, Settings};
 
 #[global_allocator]
@@ -56,52 +56,106 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 /// Runs until asked to stop. On the main thread, which the embedded Postgres must be started by.
 #[tokio::main]
 async fn run(settings: &Settings) -> anyhow::Result<()> {
-    match &settings.role {
-        Role::Serve { server, database } => serve(settings, server, database).await,
-        role => anyhow::bail!("not built yet: {role:?}"),
+    let stop = CancellationToken::new();
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let asked = async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        info!("stopping; a second signal ends it at once");
+        stop.cancel();
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    let work = async {
+        match &settings.role {
+            Role::Serve { server, database } => {
+                serve(settings, server, database, stop.clone()).await
+            }
+            Role::Gateway {
+                server,
+                orchestrator,
+                store,
+            } => services::run_gateway(settings, server, orchestrator, store, stop.clone()).await,
+            Role::Orchestrator {
+                listen,
+                advertise,
+                store,
+            } => {
+                services::run_orchestrator(settings, *listen, advertise, store, stop.clone()).await
+            }
+            Role::Store {
+                listen,
+                database_url,
+            } => {
+                let url = database_url.expose_secret();
+                services::run_store(settings, *listen, url, stop.clone()).await
+            }
+            Role::Migrate { database_url } => services::migrate(database_url.expose_secret()).await,
+        }
+    };
+    tokio::select! {
+        result = work => result,
+        () = asked => bail!("stopped before everything was put away"),
     }
 }
 
-async fn serve(settings: &Settings, server: &Server, database: &Database) -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-
+async fn serve(
+    settings: &Settings,
+    server: &Server,
+    database: &Database,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let mut embedded = match database {
         Database::Embedded { data_dir } => tokio::select! {
             embedded = Embedded::start(data_dir) => Some(embedded?),
-            _ = interrupt.recv() => return Ok(()),
-            _ = terminate.recv() => return Ok(()),
+            () = stop.cancelled() => return Ok(()),
         },
         Database::Url(_) => None,
     };
-    if let Some(embedded) = &embedded {
-        info!(
-            url = embedded.database_url(),
-            "the private Postgres is ready"
-        );
-    }
-    eprint!("{}", banner(settings, server, database));
-
-    let stopped = async {
-        match &mut embedded {
-            Some(embedded) => Err(embedded.ended().await),
-            None => std::future::pending().await,
-        }
+    let url = match (&embedded, database) {
+        (Some(embedded), _) => embedded.database_url().to_owned(),
+        (None, Database::Url(url)) => url.expose_secret().to_owned(),
+        (None, Database::Embedded { .. }) => bail!("the private Postgres did not start"),
     };
-    let result = tokio::select! {
-        result = stopped => result,
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-    };
-
-    info!("stopping");
+    let result = serve_on(settings, server, database, &url, &mut embedded, stop).await;
     if let Some(embedded) = embedded {
         embedded.stop().await?;
     }
     result
 }
 
-fn banner(settings: &Settings, server: &Server, database: &Database) -> String {
+async fn serve_on(
+    settings: &Settings,
+    server: &Server,
+    database: &Database,
+    url: &str,
+    embedded: &mut Option<Embedded>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let alone = embedded.is_some();
+    let services = AllInOne::start(settings, server, url, alone, &stop).await?;
+    eprint!(
+        "{}",
+        banner(settings, server, database, services.address()?)
+    );
+    let database_ended = async {
+        match embedded {
+            Some(embedded) => embedded.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        result = services.run(stop) => result,
+        error = database_ended => Err(error),
+    }
+}
+
+fn banner(settings: &Settings, server: &Server, database: &Database, listen: SocketAddr) -> String {
     let agents: Vec<_> = settings
         .agents
         .iter()
@@ -117,7 +171,7 @@ fn banner(settings: &Settings, server: &Server, database: &Database) -> String {
     };
     let needs_key = server.api_key.is_some();
     Banner {
-        listen: server.listen,
+        listen,
         needs_key,
         agents: &agents,
         store: &store,

@@ -20,9 +20,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Command, CommonFlags, OrchestratorFlags, ServeFlags};
 
-pub use self::agents::{Agent, Upstream};
+pub use self::agents::{Agent, Endpoint, Upstream};
 pub use self::error::{Error, Origin};
-pub use self::server::Server;
+pub use self::server::{CorsOrigins, Server};
 
 use self::agents::{Keys, agents};
 use self::error::Found;
@@ -39,6 +39,8 @@ const DEFAULT_DATA_DIR: &str = "./.talaria";
 pub struct Settings {
     pub role: Role,
     pub runs: Runs,
+    /// Whether a model name that no agent has is an error.
+    pub strict_models: bool,
     /// At least one; the first is the default.
     pub agents: Vec<Agent>,
     pub upstreams: BTreeMap<String, Upstream>,
@@ -141,6 +143,7 @@ impl Settings {
         Ok(Self {
             role,
             runs: runs(sources),
+            strict_models: server::strict_models(sources),
             agents,
             upstreams,
             token: sources

@@ -1,1 +1,61 @@
-fn main() {}
+//! Measures Talaria against a mock upstream, beside what the machine itself can do.
+
+mod cli;
+mod limits;
+mod load;
+mod mock;
+mod processes;
+mod proxy;
+mod report;
+mod scenarios;
+mod serve;
+mod stage;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::cli::{Cli, Command};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let work = async {
+        match &cli.command {
+            Some(Command::Mock) => mock::serve().await.map(|never| match never {}),
+            Some(Command::Proxy { upstream }) => {
+                proxy::serve(*upstream).await.map(|never| match never {})
+            }
+            None => {
+                open_files_as_allowed().context("raising the limit of open files")?;
+                scenarios::run(&cli.measurement).await
+            }
+        }
+    };
+    let result = tokio::select! {
+        result = work => result,
+        // Returning stops what was started; the default would leave temporary files behind.
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("talaria-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Raises the soft limit of open files to the hard one, for this process and those it starts.
+fn open_files_as_allowed() -> rustix::io::Result<()> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    )
+}

@@ -1,5 +1,89 @@
-//! TBD
+//! What a client sees: OpenAI's HTTP and SSE, in front of the run orchestrator and the store.
+//!
+//! Stateless: any façade answers for any response.
 
 pub mod check;
 pub mod error;
+mod events;
+mod follow;
+mod front;
+mod health;
+mod models;
+pub mod render;
 pub mod responses;
+mod server;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use talaria_proto::v1::run_service_client::RunServiceClient;
+use talaria_proto::v1::store_service_client::StoreServiceClient;
+use talaria_runtime::link::{Link, MAX_MESSAGE_BYTES};
+use tokio_util::sync::CancellationToken;
+
+pub use server::serve;
+
+/// What a façade needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The key of the tenant `default`; none only on a loopback address.
+    pub api_key: Option<SecretString>,
+    pub cors: Cors,
+    /// The largest request body; larger ones are 413.
+    pub max_body_bytes: usize,
+    /// How long a stream stays silent before a comment shows that it lives.
+    pub keepalive: Duration,
+}
+
+/// Which web pages may use the façade.
+#[derive(Clone, Debug)]
+pub enum Cors {
+    Any,
+    /// Origins as browsers send them; none is allowed by an empty list.
+    List(Vec<String>),
+}
+
+/// A façade. Clones share everything.
+#[derive(Clone)]
+pub struct Gateway {
+    config: Arc<Config>,
+    runs: RunServiceClient<Link>,
+    store: StoreServiceClient<Link>,
+    /// Set when it stops: open streams end.
+    stop: CancellationToken,
+}
+
+impl Gateway {
+    /// A façade in front of an orchestrator and a store.
+    pub fn new(config: Config, orchestrator: Link, store: Link, stop: CancellationToken) -> Self {
+        let runs = RunServiceClient::new(orchestrator)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let store = StoreServiceClient::new(store)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Self {
+            config: Arc::new(config),
+            runs,
+            store,
+            stop,
+        }
+    }
+
+    /// Whether requests that name this address are for us, as far as a browser can be trusted with it.
+    fn is_open_to_anyone(&self, address: SocketAddr) -> bool {
+        self.config.api_key.is_some() || !address.ip().is_loopback()
+    }
+}
+
+/// Who a request is from.
+#[derive(Clone, Debug)]
+pub struct Tenant(pub String);
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}

@@ -25,8 +25,6 @@ pub struct Server {
     /// How long a stream may be silent before a comment is sent.
     pub keepalive: Duration,
     pub allow_remote_images: bool,
-    /// Whether a model name that no agent has is an error.
-    pub strict_models: bool,
 }
 
 /// Which web pages of other origins may call.
@@ -53,7 +51,6 @@ pub fn server(listen_flag: Option<String>, sources: &Sources<'_>) -> Result<Serv
             DEFAULT_KEEPALIVE,
         ),
         allow_remote_images: section.and_then(|server| server.allow_remote_images) == Some(true),
-        strict_models: section.and_then(|server| server.strict_models) == Some(true),
     })
 }
 
@@ -226,4 +223,11 @@ fn is_origin(text: &str) -> bool {
             && text.bytes().all(|byte| byte.is_ascii_graphic())
             && !host.contains(['/', '?', '#', '@', '*'])
     })
+}
+
+/// Whether a model name that no agent has is an error. Said of the server, but decided where the agents are.
+pub fn strict_models(sources: &Sources<'_>) -> bool {
+    sources
+        .file
+        .is_some_and(|file| file.content.server.strict_models == Some(true))
 }

@@ -112,7 +112,6 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
                 max_body_bytes: 10000000,
                 keepalive: 10s,
                 allow_remote_images: false,
-                strict_models: false,
             },
             database: Embedded {
                 data_dir: "./.talaria",
@@ -173,7 +172,6 @@ fn a_full_file_is_understood() {
                 max_body_bytes: 1000,
                 keepalive: 5s,
                 allow_remote_images: true,
-                strict_models: true,
             },
             database: Url(
                 SecretBox<str>([REDACTED]),

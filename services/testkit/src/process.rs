@@ -24,15 +24,15 @@ const FOREIGN_SETTINGS: [&str; 7] = [
     "PG",
 ];
 
-/// A process in a group of its own. It and what it started are killed at drop, and also when the test's own process
+/// A process in a group of its own (shared with its guard). It and what it started are killed at drop, and also when the test's own process
 /// is killed.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    group: Pid,
+    id: Pid,
+    guard: Guard,
     output: watch::Receiver<Output>,
     _readers: JoinSet<()>,
-    _guard: Guard,
 }
 
 /// What a process has said so far.
@@ -61,6 +61,7 @@ impl Process {
                 command.env_remove(&name);
             }
         }
+        let guard = Guard::arm("kill -s KILL -- \"-$$\"", &[])?;
         let mut child = command
             .args(arguments)
             .env("NO_COLOR", "1")
@@ -68,14 +69,11 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .process_group(0)
+            .process_group(guard.group().as_raw_nonzero().get())
             .spawn()
             .with_context(|| format!("starting {binary}"))?;
         let id = child.id().context("the process has not been waited for")?;
-        let group = Pid::from_raw(id.cast_signed()).context("a process id is never 0")?;
-        let guard = Guard::arm("kill -s KILL -- \"-$1\"", &[&id.to_string()])
-            .context("starting the guard of a process")?;
-
+        let id = Pid::from_raw(id.cast_signed()).context("a process id is never 0")?;
         let (teller, output) = watch::channel(Output::default());
         let mut readers = JoinSet::new();
         if let Some(stdout) = child.stdout.take() {
@@ -86,10 +84,10 @@ impl Process {
         }
         Ok(Self {
             child,
-            group,
+            id,
+            guard,
             output,
             _readers: readers,
-            _guard: guard,
         })
     }
 
@@ -128,7 +126,7 @@ impl Process {
 
     /// The process id.
     pub fn id(&self) -> i32 {
-        self.group.as_raw_nonzero().get()
+        self.id.as_raw_nonzero().get()
     }
 
     /// Whether the process still runs.
@@ -142,7 +140,7 @@ impl Process {
             self.is_running()?,
             "the process had ended before it was killed"
         );
-        kill_process_group(self.group, Signal::KILL).context("killing the process")?;
+        kill_process_group(self.guard.group(), Signal::KILL).context("killing the process")?;
         self.wait().await.map(drop)
     }
 
@@ -183,7 +181,7 @@ impl Process {
 
     fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
         ensure!(self.is_running()?, "the process has ended");
-        kill_process(self.group, signal).context("signalling the process")
+        kill_process(self.id, signal).context("signalling the process")
     }
 
     fn describe_output(&self) -> String {
@@ -193,9 +191,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Also when the process has ended: its children may live on. The group keeps its number while it has a member,
-        // and the system goes once through all numbers before it gives one out again.
-        let _ = kill_process_group(self.group, Signal::KILL);
+        // Also when the process has ended: its children may live on.
+        let _ = kill_process_group(self.guard.group(), Signal::KILL);
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
+use rustix::process::Pid;
 
 /// Sockets and data live here rather than in the system's temporary directory, because the path of a Unix socket
 /// must stay under 108 bytes.
@@ -43,6 +44,8 @@ pub(super) struct Cluster {
     pub(super) directory: PathBuf,
     programs: PathBuf,
     user: Option<User>,
+    /// The process group that its programs join; each gets its own where there is none.
+    group: Option<Pid>,
 }
 
 /// Whom the server runs as where the tests run as root, which Postgres refuses.
@@ -53,7 +56,7 @@ struct User {
 }
 
 impl Cluster {
-    pub(super) fn in_directory(directory: PathBuf) -> anyhow::Result<Self> {
+    pub(super) fn in_directory(directory: PathBuf, group: Option<Pid>) -> anyhow::Result<Self> {
         let user = if rustix::process::geteuid().is_root() {
             Some(unprivileged_user()?)
         } else {
@@ -63,6 +66,7 @@ impl Cluster {
             directory,
             programs: find_programs()?,
             user,
+            group,
         })
     }
 
@@ -133,7 +137,7 @@ impl Cluster {
         command
     }
 
-    /// Lets `command` run as the server's user, in a process group of its own, with no terminal.
+    /// Lets `command` run as the server's user, apart from the test's process group and terminal.
     pub(super) fn hand_over(&self, command: &mut Command) {
         command
             .current_dir("/")
@@ -141,7 +145,7 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .process_group(0);
+            .process_group(self.group.map_or(0, |group| group.as_raw_nonzero().get()));
         if let Some(user) = self.user {
             command.uid(user.uid).gid(user.gid);
         }

@@ -14,11 +14,15 @@ use super::cluster::{Cluster, Durability, ROOT};
 use crate::deadline::within;
 use crate::guard::Guard;
 
-/// Ends the server in `$1` and removes it, if the test could not.
+/// Ends the programs of the cluster in `$1`, its server or the one that makes its data, and removes it. Their last
+/// processes may still write for a moment.
 const CLEAN_UP: &str = r#"
-pid=$(head -n 1 "$1/data/postmaster.pid")
-case "$(ps -o comm= -p "$pid")" in postgres*) kill -QUIT "$pid" ;; esac
-rm -rf "$1"
+trap '' QUIT
+kill -s QUIT -- "-$$"
+for attempt in 1 2 3 4 5; do
+    sleep 0.2
+    rm -rf "$1"
+done
 "#;
 
 /// A Postgres server with default durability that belongs to one test: what is committed outlives
@@ -38,9 +42,8 @@ impl PrivatePostgres {
             .prefix("talaria-pg-")
             .tempdir_in(ROOT)
             .context("making a directory for Postgres")?;
-        let guard = Guard::arm(CLEAN_UP, &[&directory.path().to_string_lossy()])
-            .context("starting the guard of a Postgres")?;
-        let cluster = Cluster::in_directory(directory.path().to_owned())?;
+        let guard = Guard::arm(CLEAN_UP, &[&directory.path().to_string_lossy()])?;
+        let cluster = Cluster::in_directory(directory.path().to_owned(), Some(guard.group()))?;
         let to_initialise = cluster.clone();
         tokio::task::spawn_blocking(move || to_initialise.initialise(Durability::Durable))
             .await??;

@@ -39,7 +39,7 @@ done
 /// The shared server, started if it does not run.
 pub(super) async fn shared_cluster() -> anyhow::Result<Cluster> {
     let name = format!("talaria-testkit-{:016x}", workspace_key()?);
-    let cluster = Cluster::in_directory(Path::new(ROOT).join(&name))?;
+    let cluster = Cluster::in_directory(Path::new(ROOT).join(&name), None)?;
     if announce_use(&cluster).is_ok() && !is_stopping(&cluster) && cluster.is_listening() {
         return Ok(cluster);
     }

@@ -1,0 +1,124 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+/// Measures Talaria against a mock upstream
+#[derive(Debug, Parser)]
+#[command(name = "talaria-bench", args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub measurement: Measurement,
+}
+
+/// The parts that run as processes of their own, so that their CPU time is theirs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// An upstream that answers `tokens=N pace_ms=M`
+    Mock,
+    /// An HTTP proxy that only copies bytes
+    Proxy {
+        #[arg(long, value_name = "HOST:PORT")]
+        upstream: SocketAddr,
+    },
+}
+
+/// What to measure.
+#[derive(Args, Debug)]
+pub struct Measurement {
+    /// Which scenarios [default: all]
+    #[arg(value_name = "SCENARIO")]
+    pub scenarios: Vec<Scenario>,
+    /// How often each is measured; the table shows medians
+    #[arg(long, default_value = "3")]
+    pub rounds: NonZeroU32,
+    /// Which subjects, separated by commas
+    #[arg(long, value_delimiter = ',', default_values = ["straight", "proxy", "durable", "ephemeral"])]
+    pub subjects: Vec<Subject>,
+    /// Where to write every figure of every round
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// The talaria program [default: the one beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub server: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Scenario {
+    /// 50 streams of 100 tokens, one each 20 ms: added time to the first token
+    S1,
+    /// 64 streams of 200 tokens, as fast as taken
+    S2,
+    /// Short runs, not streamed, 32 at a time
+    S3,
+    /// GET of stored responses, 32 at a time
+    S4,
+    /// 2,000 streams held at one token per second: memory
+    S5,
+    /// What the disk and Postgres can do by themselves
+    Limits,
+}
+
+/// What a scenario is measured on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Subject {
+    /// The mock upstream itself
+    Straight,
+    /// A proxy that only copies bytes: the machine's limit
+    Proxy,
+    /// Talaria with `store: true`
+    Durable,
+    /// Talaria with `store: false`
+    Ephemeral,
+}
+
+impl Measurement {
+    /// The scenarios that were asked for, in their order.
+    pub fn scenarios(&self) -> Vec<Scenario> {
+        let asked = |scenario: &Scenario| {
+            self.scenarios.is_empty() || self.scenarios.contains(scenario)
+        };
+        Scenario::value_variants()
+            .iter()
+            .copied()
+            .filter(asked)
+            .collect()
+    }
+}
+
+impl Subject {
+    pub fn is_talaria(self) -> bool {
+        match self {
+            Self::Durable | Self::Ephemeral => true,
+            Self::Straight | Self::Proxy => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn scenarios_and_parts_are_told_apart() {
+        let cli = Cli::try_parse_from(["talaria-bench", "s4", "s1", "--rounds", "1"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.measurement.scenarios(), [Scenario::S1, Scenario::S4]);
+
+        let cli = Cli::try_parse_from(["talaria-bench", "mock"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Mock)));
+    }
+}

@@ -1,0 +1,127 @@
+//! One keep-alive HTTP/1.1 connection, driven by the task that uses it.
+
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST};
+use http::{Method, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Connection as Driver, SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// A connection to one server.
+///
+/// A task of its own for the connection's I/O would cost a wake-up for each piece that is read, so whoever waits
+/// here does that work meanwhile.
+pub struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    /// `None` once the server has closed the connection.
+    driver: Option<Pin<Box<Driver<TokioIo<TcpStream>, Full<Bytes>>>>>,
+    host: String,
+}
+
+/// The body of an answer whose status was 200.
+pub struct Answer<'a> {
+    connection: &'a mut Connection,
+    body: Incoming,
+}
+
+impl Connection {
+    pub async fn open(address: SocketAddr) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address).await.context("connecting")?;
+        stream.set_nodelay(true).context("setting TCP_NODELAY")?;
+        let (sender, driver) = handshake(TokioIo::new(stream))
+            .await
+            .context("opening the connection")?;
+        Ok(Self {
+            sender,
+            driver: Some(Box::pin(driver)),
+            host: address.to_string(),
+        })
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> anyhow::Result<Answer<'_>> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, &self.host)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .context("building the request")?;
+        let Self { sender, driver, .. } = self;
+        let response = driving(driver, async {
+            sender.ready().await?;
+            sender.send_request(request).await
+        })
+        .await
+        .context("sending the request")?;
+
+        let status = response.status();
+        let mut answer = Answer {
+            connection: self,
+            body: response.into_body(),
+        };
+        if status != StatusCode::OK {
+            let said = answer.whole().await.unwrap_or_default();
+            anyhow::bail!("answered {status}: {}", String::from_utf8_lossy(&said));
+        }
+        Ok(answer)
+    }
+}
+
+impl Answer<'_> {
+    /// The next bytes, or `None` at the end.
+    pub async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
+        loop {
+            let frame = driving(&mut self.connection.driver, self.body.frame()).await;
+            match frame.transpose().context("reading the answer")? {
+                None => return Ok(None),
+                Some(frame) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        return Ok(Some(bytes));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Everything up to the end.
+    pub async fn whole(&mut self) -> anyhow::Result<Bytes> {
+        let Some(first) = self.next().await? else {
+            return Ok(Bytes::new());
+        };
+        let mut whole = first;
+        while let Some(more) = self.next().await? {
+            whole = [whole, more].concat().into();
+        }
+        Ok(whole)
+    }
+}
+
+/// Waits for `what` and does the connection's work meanwhile.
+async fn driving<T>(
+    driver: &mut Option<Pin<Box<Driver<TokioIo<TcpStream>, Full<Bytes>>>>>,
+    what: impl Future<Output = T>,
+) -> T {
+    let mut what = pin!(what);
+    if let Some(open) = driver {
+        tokio::select! {
+            biased;
+            result = &mut what => return result,
+            // Why it ended is told by what was waited for.
+            _ = open => *driver = None,
+        }
+    }
+    what.await
+}

@@ -1,0 +1,173 @@
+//! Reads a stream of response events, only as closely as is needed to know that nothing is missing.
+
+use std::sync::LazyLock;
+
+use anyhow::{Context, bail, ensure};
+use memchr::memmem::{Finder, find};
+
+const DELTA: &[u8] = b"response.output_text.delta";
+const COMPLETED: &[u8] = b"response.completed";
+/// Never matches inside a JSON string, where quotes are escaped.
+static NUMBER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"sequence_number\":"));
+static FRAME_END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\n\n"));
+
+/// What has been seen of one stream.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Frames {
+    pub events: u64,
+    pub deltas: u32,
+    completed: bool,
+    done: bool,
+    /// The beginning of a frame whose end has not come.
+    rest: Vec<u8>,
+}
+
+impl Frames {
+    /// Takes the next bytes of the stream. Fails at the first gap.
+    pub fn feed(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        if self.rest.is_empty() {
+            let taken = self.take_frames(bytes)?;
+            self.rest.extend_from_slice(&bytes[taken..]);
+            return Ok(());
+        }
+        let mut joined = std::mem::take(&mut self.rest);
+        joined.extend_from_slice(bytes);
+        let taken = self.take_frames(&joined)?;
+        joined.drain(..taken);
+        self.rest = joined;
+        Ok(())
+    }
+
+    /// Whether the stream is complete, with this number of deltas.
+    pub fn finish(&self, deltas: u32) -> anyhow::Result<()> {
+        ensure!(
+            self.completed && self.done && self.rest.is_empty(),
+            "the stream ended after {} events without response.completed and [DONE]",
+            self.events
+        );
+        ensure!(
+            self.deltas == deltas,
+            "the stream had {} deltas instead of {deltas}",
+            self.deltas
+        );
+        Ok(())
+    }
+
+    fn take_frames(&mut self, bytes: &[u8]) -> anyhow::Result<usize> {
+        let mut taken = 0;
+        while let Some(length) = FRAME_END.find(&bytes[taken..]) {
+            self.take(&bytes[taken..taken + length])?;
+            taken += length + b"\n\n".len();
+        }
+        Ok(taken)
+    }
+
+    fn take(&mut self, frame: &[u8]) -> anyhow::Result<()> {
+        if frame.starts_with(b":") {
+            return Ok(());
+        }
+        ensure!(!self.done, "something came after [DONE]");
+        if frame == b"data: [DONE]" {
+            self.done = true;
+            return Ok(());
+        }
+        let named = frame
+            .strip_prefix(b"event: ")
+            .and_then(|rest| Some((rest, find(rest, b"\ndata: ")?)));
+        let Some((rest, end)) = named else {
+            bail!("not a frame: {}", String::from_utf8_lossy(frame));
+        };
+        let (kind, data) = rest.split_at(end);
+        let number = sequence_number(data).context("an event without a sequence number")?;
+        ensure!(
+            number == self.events,
+            "the event {} has the sequence number {number}",
+            self.events
+        );
+        ensure!(!self.completed, "an event came after response.completed");
+        self.events += 1;
+        self.deltas += u32::from(kind == DELTA);
+        self.completed = kind == COMPLETED;
+        Ok(())
+    }
+}
+
+fn sequence_number(data: &[u8]) -> Option<u64> {
+    let digits = &data[NUMBER.find(data)? + NUMBER.needle().len()..];
+    let end = digits.iter().position(|byte| !byte.is_ascii_digit())?;
+    str::from_utf8(&digits[..end]).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mock::responses;
+
+    fn seen(pieces: &[&[u8]]) -> anyhow::Result<Frames> {
+        let mut frames = Frames::default();
+        for piece in pieces {
+            frames.feed(piece)?;
+        }
+        Ok(frames)
+    }
+
+    #[test]
+    fn a_complete_stream_is_complete_however_it_is_cut() {
+        let stream = responses::answer(3).bursts.concat();
+        for cut in 0..stream.len() {
+            let (a, b) = stream.split_at(cut);
+
+            let frames = seen(&[a, b": keepalive\n\n".get(..0).unwrap(), b]).unwrap();
+
+            frames.finish(3).unwrap();
+            assert_eq!(frames.events, 11);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_noticed() {
+        let stream = String::from_utf8(responses::answer(3).bursts.concat()).unwrap();
+        let complaint = |stream: &str| {
+            seen(&[stream.as_bytes()])
+                .and_then(|frames| frames.finish(3))
+                .unwrap_err()
+                .to_string()
+        };
+        let frames: Vec<_> = stream.split_inclusive("\n\n").collect();
+        let without = |index: usize| {
+            let mut frames = frames.clone();
+            frames.remove(index);
+            complaint(&frames.concat())
+        };
+
+        assert_eq!(without(5), "the event 5 has the sequence number 6");
+        assert_eq!(
+            without(frames.len() - 1),
+            "the stream ended after 11 events without response.completed and [DONE]"
+        );
+        assert_eq!(
+            without(frames.len() - 2),
+            "the stream ended after 10 events without response.completed and [DONE]"
+        );
+        assert_eq!(
+            complaint(&format!("{stream}event: x\ndata: {{}}\n\n")),
+            "something came after [DONE]"
+        );
+        let failed = stream.replace("event: response.completed", "event: response.failed");
+        assert_eq!(
+            complaint(&failed),
+            "the stream ended after 11 events without response.completed and [DONE]"
+        );
+        let other = String::from_utf8(responses::answer(2).bursts.concat()).unwrap();
+        assert_eq!(complaint(&other), "the stream had 2 deltas instead of 3");
+    }
+
+    #[test]
+    fn comments_are_passed_over() {
+        let stream = responses::answer(0).bursts.concat();
+
+        let frames = seen(&[b": keepalive\n\n", &stream]).unwrap();
+
+        frames.finish(0).unwrap();
+    }
+}

@@ -1,0 +1,241 @@
+//! The services of this process: made from the settings, wired to each other, stopped in order.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use secrecy::{ExposeSecret, SecretString};
+use talaria_gateway::{Cors, Gateway};
+use talaria_orchestrator::upstreams::{Kind, UpstreamConfig};
+use talaria_orchestrator::{AgentConfig, Orchestrator};
+use talaria_runtime::link;
+use talaria_runtime::server::GrpcServer;
+use talaria_store::Store;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
+
+use crate::settings::{Agent, CorsOrigins, Endpoint, Server, Settings};
+
+/// How long gRPC calls may take to end when their server stops.
+const GRPC_GRACE: Duration = Duration::from_secs(5);
+
+/// All three services in this process.
+pub struct AllInOne {
+    gateway: Gateway,
+    orchestrator: Orchestrator,
+    store: Store,
+    listener: TcpListener,
+    drain: Duration,
+}
+
+impl AllInOne {
+    /// Migrates the database and starts the services on it. `alone`: nothing else uses this database.
+    pub async fn start(
+        settings: &Settings,
+        server: &Server,
+        database_url: &str,
+        alone: bool,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        // Before anything else, so that a busy port changes nothing.
+        let listener = listen(server.listen).await?;
+        let store = start_store(database_url).await?;
+        let store_link = || link::local(store.server());
+        let config = orchestrator_config(settings, String::new(), alone)?;
+        let orchestrator = Orchestrator::start(config, store_link())?;
+        let gateway = Gateway::new(
+            gateway_config(server),
+            link::local(orchestrator.server()),
+            store_link(),
+            stop.clone(),
+        );
+        let drain = settings.runs.drain;
+        Ok(Self {
+            gateway,
+            orchestrator,
+            store,
+            listener,
+            drain,
+        })
+    }
+
+    /// The address that clients reach it at.
+    pub fn address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.listener.local_addr()?)
+    }
+
+    /// Serves until `stop`, then ends streams, drains runs, and writes what is left to write.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let served = talaria_gateway::serve(self.gateway, self.listener, stop).await;
+        self.orchestrator.stop(self.drain).await;
+        self.store.stop().await;
+        served.context("serving HTTP")
+    }
+}
+
+/// A façade alone, until `stop`.
+pub async fn run_gateway(
+    settings: &Settings,
+    server: &Server,
+    orchestrator: &str,
+    store: &str,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = listen(server.listen).await?;
+    let gateway = Gateway::new(
+        gateway_config(server),
+        remote(orchestrator, settings)?,
+        remote(store, settings)?,
+        stop.clone(),
+    );
+    say_address("gateway", listener.local_addr()?);
+    talaria_gateway::serve(gateway, listener, stop)
+        .await
+        .context("serving HTTP")
+}
+
+/// An orchestrator alone, until `stop`.
+pub async fn run_orchestrator(
+    settings: &Settings,
+    address: SocketAddr,
+    advertise: &str,
+    store: &str,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let server = GrpcServer::bind(address, token(settings)).await?;
+    let config = orchestrator_config(settings, advertise.to_owned(), false)?;
+    let orchestrator = Orchestrator::start(config, remote(store, settings)?)?;
+    say_address("orchestrator", server.address()?);
+    let guard = server.guard();
+    let service = InterceptedService::new(orchestrator.server(), guard);
+    // Callers follow their runs while these drain.
+    let grace = settings.runs.drain + GRPC_GRACE;
+    let serving = server.add(service).serve(stop.clone(), grace);
+    let draining = async {
+        stop.cancelled().await;
+        orchestrator.stop(settings.runs.drain).await;
+    };
+    let (served, ()) = tokio::join!(serving, draining);
+    served
+}
+
+/// A store alone, until `stop`.
+pub async fn run_store(
+    settings: &Settings,
+    address: SocketAddr,
+    database_url: &str,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let server = GrpcServer::bind(address, token(settings)).await?;
+    let store = start_store(database_url).await?;
+    say_address("store", server.address()?);
+    let guard = server.guard();
+    let service = InterceptedService::new(store.server(), guard);
+    let served = server.add(service).serve(stop, GRPC_GRACE).await;
+    store.stop().await;
+    served
+}
+
+/// Applies migrations and says how many there were.
+pub async fn migrate(database_url: &str) -> anyhow::Result<()> {
+    let applied = talaria_store::migrate(database_url)
+        .await
+        .context("migrating the database")?;
+    eprintln!("Applied {applied} migrations.");
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
+}
+
+async fn start_store(database_url: &str) -> anyhow::Result<Store> {
+    talaria_store::migrate(database_url)
+        .await
+        .context("preparing the database")?;
+    let config = talaria_store::Config::new(database_url.to_owned());
+    Store::start(&config).context("starting the store")
+}
+
+fn say_address(what: &str, address: SocketAddr) {
+    eprintln!("Talaria {what} listens on http://{address}");
+}
+
+fn token(settings: &Settings) -> Option<String> {
+    settings
+        .token
+        .as_ref()
+        .map(|token| token.expose_secret().to_owned())
+}
+
+fn remote(url: &str, settings: &Settings) -> anyhow::Result<link::Link> {
+    link::remote(url, token(settings)).with_context(|| format!("{url} is no usable URL"))
+}
+
+fn gateway_config(server: &Server) -> talaria_gateway::Config {
+    talaria_gateway::Config {
+        api_key: server.api_key.clone(),
+        cors: match &server.cors_origins {
+            CorsOrigins::Any => Cors::Any,
+            CorsOrigins::List(origins) => Cors::List(origins.clone()),
+        },
+        max_body_bytes: server.max_body_bytes,
+        keepalive: server.keepalive,
+    }
+}
+
+fn orchestrator_config(
+    settings: &Settings,
+    address: String,
+    alone: bool,
+) -> anyhow::Result<talaria_orchestrator::Config> {
+    let agents = settings
+        .agents
+        .iter()
+        .map(|agent| agent_config(settings, agent));
+    Ok(talaria_orchestrator::Config {
+        agents: agents.collect::<anyhow::Result<_>>()?,
+        strict_models: settings.strict_models,
+        max_concurrent: settings.runs.max_concurrent as usize,
+        max_attempts: settings.runs.max_attempts,
+        lease: settings.runs.lease,
+        address,
+        alone,
+    })
+}
+
+fn agent_config(settings: &Settings, agent: &Agent) -> anyhow::Result<AgentConfig> {
+    let [name] = agent.upstreams.as_slice() else {
+        bail!(
+            "agent {}: a list of upstreams to fall back on is not supported yet",
+            agent.name
+        );
+    };
+    let upstream = settings.upstreams.get(name);
+    let upstream = upstream.with_context(|| format!("upstream {name} is not defined"))?;
+    let (kind, base_url, api_key) = match &upstream.endpoint {
+        Endpoint::Responses { base_url, api_key } => (Kind::Responses, base_url.clone(), api_key),
+        Endpoint::ChatCompletions { base_url, api_key } => {
+            (Kind::ChatCompletions, base_url.clone(), api_key)
+        }
+        Endpoint::Demo => (Kind::Demo, String::new(), &None::<SecretString>),
+    };
+    Ok(AgentConfig {
+        name: agent.name.clone(),
+        instructions: agent.instructions.clone(),
+        upstream: UpstreamConfig {
+            name: name.clone(),
+            kind,
+            base_url,
+            api_key: api_key.clone(),
+            connect_timeout: upstream.connect_timeout,
+            first_byte_timeout: upstream.first_byte_timeout,
+            idle_timeout: upstream.idle_timeout,
+            total_timeout: upstream.total_timeout,
+        },
+        model: agent.model.clone(),
+    })
+}
