@@ -59,4 +59,5 @@ mod guard;
 pub mod postgres;
 pub mod process;
 pub mod sse;
+pub mod stack;
 pub mod upstream;

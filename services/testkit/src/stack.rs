@@ -1,0 +1,214 @@
+//! The whole product on a database and a scripted upstream of the test's own: as one process, or every part apart.
+
+use anyhow::Context;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::postgres::TestDatabase;
+use crate::process::Process;
+use crate::sse;
+use crate::upstream::Upstream;
+
+/// Which API the scripted upstream is asked by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiKind {
+    Responses,
+    ChatCompletions,
+}
+
+/// How a stack differs from the usual one.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub kind: ApiKind,
+    /// Lines of talaria.toml below `[server]`.
+    pub server: String,
+    /// Lines of talaria.toml below `[runs]`.
+    pub runs: String,
+    /// Lines below `[upstreams.main]`.
+    pub upstream: String,
+    /// Postgres to use; a test database of its own when there is none.
+    pub database_url: Option<String>,
+    pub environment: Vec<(String, String)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            kind: ApiKind::Responses,
+            server: String::new(),
+            runs: String::new(),
+            upstream: String::new(),
+            database_url: None,
+            environment: Vec::new(),
+        }
+    }
+}
+
+/// A running product. Everything it started ends when it is dropped.
+#[derive(Debug)]
+pub struct Stack {
+    /// `http://127.0.0.1:port` of each façade.
+    pub gateways: Vec<String>,
+    pub upstream: Upstream,
+    pub http: reqwest::Client,
+    pub database_url: String,
+    /// One for [`Stack::serve`]; store, orchestrator and gateways for [`Stack::apart`].
+    pub processes: Vec<Process>,
+    binary: String,
+    options: Options,
+    directory: TempDir,
+    database: Option<TestDatabase>,
+}
+
+impl Stack {
+    /// `talaria serve` with the usual options.
+    pub async fn serve(binary: &str) -> anyhow::Result<Self> {
+        Self::serve_with(binary, Options::default()).await
+    }
+
+    /// `talaria serve`.
+    pub async fn serve_with(binary: &str, options: Options) -> anyhow::Result<Self> {
+        let mut stack = Self::prepare(binary, options).await?;
+        stack.start_serve().await?;
+        Ok(stack)
+    }
+
+    /// A store, an orchestrator and two gateways, each a process.
+    pub async fn apart(binary: &str, options: Options) -> anyhow::Result<Self> {
+        let mut stack = Self::prepare(binary, options).await?;
+        let url = stack.database_url.clone();
+        let store = stack.start(&["store", "--database-url", &url, "--listen", "127.0.0.1:0"])?;
+        let store = stack.listening(store).await?;
+        let orchestrator =
+            stack.start(&["orchestrator", "--store", &store, "--listen", "127.0.0.1:0"])?;
+        let orchestrator = stack.listening(orchestrator).await?;
+        for _ in 0..2 {
+            let gateway = ["gateway", "--store", &store, "--orchestrator", &orchestrator];
+            let gateway = stack.start(&[&gateway[..], &["--listen", "127.0.0.1:0"]].concat())?;
+            let gateway = stack.listening(gateway).await?;
+            stack.gateways.push(gateway);
+        }
+        Ok(stack)
+    }
+
+    /// Starts `talaria serve` again after it was killed; its address is another.
+    pub async fn restart_serve(&mut self) -> anyhow::Result<()> {
+        self.processes.clear();
+        self.gateways.clear();
+        self.start_serve().await
+    }
+
+    async fn start_serve(&mut self) -> anyhow::Result<()> {
+        let url = self.database_url.clone();
+        let serve =
+            self.start(&["serve", "--database-url", &url, "--listen", "127.0.0.1:0"])?;
+        let serve = self.listening(serve).await?;
+        self.gateways.push(serve);
+        Ok(())
+    }
+
+    async fn prepare(binary: &str, options: Options) -> anyhow::Result<Self> {
+        let upstream = Upstream::start().await?;
+        let (database, database_url) = match &options.database_url {
+            Some(url) => (None, url.clone()),
+            None => {
+                let database = TestDatabase::empty().await?;
+                let url = database.url.clone();
+                (Some(database), url)
+            }
+        };
+        let directory = TempDir::new()?;
+        let kind = match options.kind {
+            ApiKind::Responses => "responses",
+            ApiKind::ChatCompletions => "chat_completions",
+        };
+        let config = format!(
+            "[server]\n{}\n[runs]\n{}\n\
+             [[agents]]\nname = \"agent\"\nupstream = \"main\"\nmodel = \"scripted\"\n\
+             [upstreams.main]\nkind = \"{kind}\"\nbase_url = \"{}\"\n{}\n",
+            options.server,
+            options.runs,
+            upstream.base_url(),
+            options.upstream,
+        );
+        std::fs::write(directory.path().join("talaria.toml"), config)?;
+        Ok(Self {
+            gateways: Vec::new(),
+            upstream,
+            http: reqwest::Client::new(),
+            database_url,
+            processes: Vec::new(),
+            binary: binary.to_owned(),
+            options,
+            directory,
+            database,
+        })
+    }
+
+    fn start(&self, arguments: &[&str]) -> anyhow::Result<Process> {
+        let config = self.directory.path().join("talaria.toml");
+        let config = config.to_str().context("the temporary directory has an odd name")?;
+        let arguments = [arguments, &["--config", config]].concat();
+        let environment: Vec<(&str, &str)> = self
+            .options
+            .environment
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        Process::start(&self.binary, &arguments, &environment)
+    }
+
+    async fn listening(&mut self, process: Process) -> anyhow::Result<String> {
+        let address = process.wait_for_address("listens on").await?;
+        self.processes.push(process);
+        Ok(format!("http://{address}"))
+    }
+
+    /// The database, where the stack has one of its own.
+    pub fn database(&self) -> Option<&TestDatabase> {
+        self.database.as_ref()
+    }
+
+    /// The address of a path on the first façade.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.gateways[0])
+    }
+
+    /// `POST /v1/responses`; the answer as it comes.
+    pub async fn create(&self, body: &Value) -> anyhow::Result<reqwest::Response> {
+        Ok(self.http.post(self.url("/v1/responses")).json(body).send().await?)
+    }
+
+    /// `POST /v1/responses`, not streamed: the response object.
+    pub async fn create_json(&self, body: &Value) -> anyhow::Result<Value> {
+        let answer = self.create(body).await?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        anyhow::ensure!(status.is_success(), "{status}: {text}");
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// `POST /v1/responses`, streamed.
+    pub async fn stream(&self, body: &Value) -> anyhow::Result<sse::Reader> {
+        let mut body = body.clone();
+        body["stream"] = true.into();
+        sse::Reader::new(self.create(&body).await?).await
+    }
+
+    /// `GET /v1/responses/{id}`: status and body.
+    pub async fn get(&self, id: &str) -> anyhow::Result<(u16, Value)> {
+        let answer = self.http.get(self.url(&format!("/v1/responses/{id}"))).send().await?;
+        Ok((answer.status().as_u16(), answer.json().await?))
+    }
+
+    /// `GET /v1/responses/{id}?stream=true`, after `starting_after`.
+    pub async fn replay(
+        &self,
+        id: &str,
+        starting_after: Option<i64>,
+    ) -> anyhow::Result<sse::Reader> {
+        let after = starting_after.map(|seq| format!("&starting_after={seq}")).unwrap_or_default();
+        let url = self.url(&format!("/v1/responses/{id}?stream=true{after}"));
+        sse::Reader::new(self.http.get(url).send().await?).await
+    }
+}
