@@ -111,7 +111,7 @@ pub async fn run_orchestrator(
     let service = InterceptedService::new(orchestrator.server(), guard);
     // Callers follow their runs while these drain.
     let grace = settings.runs.drain + GRPC_GRACE;
-    let serving = server.add(service).serve(stop.clone(), grace);
+    let serving = server.with(service).serve(stop.clone(), grace);
     let draining = async {
         stop.cancelled().await;
         orchestrator.stop(settings.runs.drain).await;
@@ -132,7 +132,7 @@ pub async fn run_store(
     say_address("store", server.address()?);
     let guard = server.guard();
     let service = InterceptedService::new(store.server(), guard);
-    let served = server.add(service).serve(stop, GRPC_GRACE).await;
+    let served = server.with(service).serve(stop, GRPC_GRACE).await;
     store.stop().await;
     served
 }

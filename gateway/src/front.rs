@@ -21,7 +21,7 @@ use crate::responses::{create_response, delete_response, retrieve_response};
 use crate::{Cors, Gateway, Tenant, health, models};
 
 /// How long a request's body may take.
-const BODY: Duration = Duration::from_secs(60);
+const BODY: Duration = Duration::from_mins(1);
 
 /// All routes, behind everything that every request passes.
 pub fn router(gateway: Gateway) -> Router {
@@ -95,7 +95,7 @@ pub async fn read_body(headers: &HeaderMap, body: Body, max: usize) -> Result<By
         .map_err(|_| late())?;
     body.map_err(|error| {
         let over = std::error::Error::source(&error)
-            .is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>());
+            .is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
         if over {
             too_large()
         } else {
@@ -249,6 +249,7 @@ async fn wrong_method(request: Request) -> ApiError {
     )
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the layer gives it away")]
 fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {
     let cause = cause.downcast_ref::<&str>().map_or("", |cause| cause);
     tracing::error!(cause, "a handler panicked");

@@ -72,18 +72,20 @@ fn tools_shown(json: &str) -> Result<String, serde_json::Error> {
     Ok(format!("[{}]", shown?.join(",")))
 }
 
+/// Members that a shown function tool always has.
+const MEMBERS: [(&str, &str); 5] = [
+    ("type", r#""function""#),
+    ("name", "null"),
+    ("description", "null"),
+    ("parameters", "null"),
+    ("strict", "true"),
+];
+
 fn tool_shown(json: &str) -> Result<String, serde_json::Error> {
     let tool = RawObject::parse(json.as_bytes())?;
     if tool.get("type") != Some(r#""function""#) {
         return Ok(json.to_owned());
     }
-    const MEMBERS: [(&str, &str); 5] = [
-        ("type", r#""function""#),
-        ("name", "null"),
-        ("description", "null"),
-        ("parameters", "null"),
-        ("strict", "true"),
-    ];
     let mut writer = ObjectWriter::new();
     for (name, default) in MEMBERS {
         writer.raw(name, tool.get(name).unwrap_or(default));

@@ -127,7 +127,7 @@ impl Run {
                 delta,
                 logprobs,
             } => {
-                self.delta(key, field, part, delta, logprobs);
+                self.delta(key, field, part, delta, &logprobs);
             }
             ModelEvent::Text {
                 key,
@@ -174,10 +174,10 @@ impl Run {
     /// Writes the end at `now` (Unix seconds): the one terminal event.
     ///
     /// A run that failed or was cancelled keeps what was produced; items that were being written stay `incomplete`.
-    pub fn finish(&mut self, end: End, now: i64) {
+    pub fn finish(&mut self, end: &End, now: i64) {
         let mut response = self.snapshot.base().clone();
         response.usage = self.usage;
-        match &end {
+        match end {
             End::Completed => {
                 response.set_status(Status::Completed);
                 response.completed_at = Some(now);

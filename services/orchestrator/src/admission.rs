@@ -227,7 +227,7 @@ pub fn is_unknown(status: &Status) -> bool {
 
 /// Makes sure that a run whose admission was never answered does not exist. Goes on until the store says so.
 pub async fn revoke(journal: &Journal, tenant: String, id: Uuid) {
-    const LONGEST: Duration = Duration::from_secs(3600);
+    const LONGEST: Duration = Duration::from_hours(1);
     let started = tokio::time::Instant::now();
     let request = DeleteResponseRequest {
         tenant,

@@ -78,7 +78,7 @@ impl Execution {
             }
         };
         writer.settle().await?;
-        self.run.finish(end, now());
+        self.run.finish(&end, now());
         writer.waiting.extend(self.run.take_events());
         writer.finish(&self.run, self.input).await
     }

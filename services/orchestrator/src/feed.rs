@@ -192,7 +192,9 @@ impl Subscription {
             [one] => one.clone(),
             parts => {
                 let mut all = BytesMut::with_capacity(bytes);
-                parts.iter().for_each(|part| all.extend_from_slice(part));
+                for part in parts {
+                    all.extend_from_slice(part);
+                }
                 all.freeze()
             }
         };

@@ -109,11 +109,6 @@ impl Orchestrator {
 }
 
 impl Shared {
-    /// A token that asks one run to stop.
-    pub fn token(&self) -> CancellationToken {
-        CancellationToken::new()
-    }
-
     /// Executes a run in a task of its own, reachable under its id until it ends or leaves.
     pub fn execute<F>(
         self: &Arc<Self>,
@@ -296,7 +291,7 @@ async fn admit_stored(
     let place = place(shared)?;
     let id = ids::new_id();
     let feed = Feed::new(0);
-    let cancel = shared.token();
+    let cancel = CancellationToken::new();
     // Known before it is written, so that it never looks like a run that this process lost.
     let run = ActiveRun {
         tenant: tenant.clone(),
@@ -417,7 +412,7 @@ async fn start_ephemeral(
             follow,
             tasks: shared.tasks.clone(),
         }),
-        cancel: shared.token(),
+        cancel: CancellationToken::new(),
         // The run belongs to this call: when it is dropped, the run is.
         release: owned.clone(),
     };

@@ -12,6 +12,7 @@ use talaria_proto::v1::{
 };
 use talaria_runtime::clock;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::execution::{Execution, Left, Sink, Stored};
@@ -154,7 +155,7 @@ fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String> {
         instructions: request.instructions,
         parameters,
         sink: Sink::Stored(stored),
-        cancel: shared.token(),
+        cancel: CancellationToken::new(),
         release: shared.release.clone(),
     };
     tracing::info!(
@@ -187,7 +188,7 @@ async fn give_up(mut execution: Execution) -> Result<(), Left> {
     let message = "The run was given up: each process that executed it died (run_crashed).";
     execution
         .run
-        .finish(End::Failed(server_error(message)), clock::unix_seconds());
+        .finish(&End::Failed(server_error(message)), clock::unix_seconds());
     let events = execution.run.take_events();
     let response = execution.run.snapshot().response();
     let turn = talaria_proto::v1::Turn {

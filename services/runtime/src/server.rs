@@ -59,7 +59,8 @@ impl GrpcServer {
     }
 
     /// Adds a generated server.
-    pub fn add<S>(mut self, service: S) -> Self
+    #[must_use]
+    pub fn with<S>(mut self, service: S) -> Self
     where
         S: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
             + tonic::server::NamedService

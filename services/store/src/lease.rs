@@ -70,13 +70,14 @@ pub async fn runs_claim(
             SELECT r.id
             FROM response r
             WHERE r.status IN (1, 2)
-              AND NOT EXISTS (
-                  SELECT 1
-                  FROM orchestrator o
-                  WHERE o.incarnation = r.owner
-                    AND o.lease_until > clock_timestamp()
-                    AND (o.incarnation <> $1 OR r.id = ANY ($3))
-              )
+              AND CASE
+                  WHEN r.owner = $1 THEN r.id <> ALL ($3)
+                  ELSE NOT EXISTS (
+                      SELECT 1
+                      FROM orchestrator o
+                      WHERE o.incarnation = r.owner AND o.lease_until > clock_timestamp()
+                  )
+              END
             ORDER BY r.id
             LIMIT $2
             FOR UPDATE OF r SKIP LOCKED

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::database::{Database, Error, error_chain, within_deadline};
 
-const EVERY: Duration = Duration::from_secs(3600);
+const EVERY: Duration = Duration::from_hours(1);
 const RETRY: Duration = Duration::from_secs(10);
 const DAYS_AHEAD: i32 = 7;
 

@@ -5,7 +5,14 @@ use std::sync::Arc;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use talaria_domain::ids::{ConversationId, ResponseId};
 use talaria_proto::v1::store_service_server::{StoreService, StoreServiceServer};
-use talaria_proto::v1::*;
+use talaria_proto::v1::{
+    AdmitRunRequest, AdmitRunResponse, AppendEventsRequest, AppendEventsResponse,
+    CheckReadyRequest, CheckReadyResponse, ClaimRunsRequest, ClaimRunsResponse, ClaimedRun,
+    DeleteResponseRequest, DeleteResponseResponse, EndLeaseRequest, EndLeaseResponse,
+    FinishRunRequest, FinishRunResponse, GetResponseRequest, GetResponseResponse,
+    LoadContextRequest, LoadContextResponse, ReadEventsRequest, ReadEventsResponse,
+    RenewLeaseRequest, RenewLeaseResponse,
+};
 use talaria_runtime::error::Reason;
 use talaria_runtime::link::MAX_MESSAGE_BYTES;
 use tokio_util::sync::CancellationToken;

@@ -83,7 +83,13 @@ impl Stack {
             stack.start(&["orchestrator", "--store", &store, "--listen", "127.0.0.1:0"])?;
         let orchestrator = stack.listening(orchestrator).await?;
         for _ in 0..2 {
-            let gateway = ["gateway", "--store", &store, "--orchestrator", &orchestrator];
+            let gateway = [
+                "gateway",
+                "--store",
+                &store,
+                "--orchestrator",
+                &orchestrator,
+            ];
             let gateway = stack.start(&[&gateway[..], &["--listen", "127.0.0.1:0"]].concat())?;
             let gateway = stack.listening(gateway).await?;
             stack.gateways.push(gateway);
@@ -100,8 +106,7 @@ impl Stack {
 
     async fn start_serve(&mut self) -> anyhow::Result<()> {
         let url = self.database_url.clone();
-        let serve =
-            self.start(&["serve", "--database-url", &url, "--listen", "127.0.0.1:0"])?;
+        let serve = self.start(&["serve", "--database-url", &url, "--listen", "127.0.0.1:0"])?;
         let serve = self.listening(serve).await?;
         self.gateways.push(serve);
         Ok(())
@@ -109,13 +114,12 @@ impl Stack {
 
     async fn prepare(binary: &str, options: Options) -> anyhow::Result<Self> {
         let upstream = Upstream::start().await?;
-        let (database, database_url) = match &options.database_url {
-            Some(url) => (None, url.clone()),
-            None => {
-                let database = TestDatabase::empty().await?;
-                let url = database.url.clone();
-                (Some(database), url)
-            }
+        let (database, database_url) = if let Some(url) = &options.database_url {
+            (None, url.clone())
+        } else {
+            let database = TestDatabase::empty().await?;
+            let url = database.url.clone();
+            (Some(database), url)
         };
         let directory = TempDir::new()?;
         let kind = match options.kind {
@@ -147,7 +151,9 @@ impl Stack {
 
     fn start(&self, arguments: &[&str]) -> anyhow::Result<Process> {
         let config = self.directory.path().join("talaria.toml");
-        let config = config.to_str().context("the temporary directory has an odd name")?;
+        let config = config
+            .to_str()
+            .context("the temporary directory has an odd name")?;
         let arguments = [arguments, &["--config", config]].concat();
         let environment: Vec<(&str, &str)> = self
             .options
@@ -176,7 +182,12 @@ impl Stack {
 
     /// `POST /v1/responses`; the answer as it comes.
     pub async fn create(&self, body: &Value) -> anyhow::Result<reqwest::Response> {
-        Ok(self.http.post(self.url("/v1/responses")).json(body).send().await?)
+        Ok(self
+            .http
+            .post(self.url("/v1/responses"))
+            .json(body)
+            .send()
+            .await?)
     }
 
     /// `POST /v1/responses`, not streamed: the response object.
@@ -197,7 +208,11 @@ impl Stack {
 
     /// `GET /v1/responses/{id}`: status and body.
     pub async fn get(&self, id: &str) -> anyhow::Result<(u16, Value)> {
-        let answer = self.http.get(self.url(&format!("/v1/responses/{id}"))).send().await?;
+        let answer = self
+            .http
+            .get(self.url(&format!("/v1/responses/{id}")))
+            .send()
+            .await?;
         Ok((answer.status().as_u16(), answer.json().await?))
     }
 
@@ -207,7 +222,9 @@ impl Stack {
         id: &str,
         starting_after: Option<i64>,
     ) -> anyhow::Result<sse::Reader> {
-        let after = starting_after.map(|seq| format!("&starting_after={seq}")).unwrap_or_default();
+        let after = starting_after
+            .map(|seq| format!("&starting_after={seq}"))
+            .unwrap_or_default();
         let url = self.url(&format!("/v1/responses/{id}?stream=true{after}"));
         sse::Reader::new(self.http.get(url).send().await?).await
     }

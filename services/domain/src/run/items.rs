@@ -36,7 +36,7 @@ impl Run {
         field: Field,
         part: u32,
         delta: String,
-        logprobs: Vec<Value>,
+        logprobs: &[Value],
     ) {
         let Some(at) = self.ensure_item(key, field) else {
             return;
@@ -48,7 +48,7 @@ impl Run {
         } else if let Some(part_index) = self.ensure_part(at, field, part)
             && !delta.is_empty()
         {
-            self.emit_part_delta(self.open[at].index, field, part_index, delta, &logprobs);
+            self.emit_part_delta(self.open[at].index, field, part_index, delta, logprobs);
         }
     }
 

@@ -65,7 +65,7 @@ fn play(events: Vec<ModelEvent>) -> String {
     let Step::Finish(end) = run.next_step() else {
         panic!("the run does not end")
     };
-    run.finish(end, 1);
+    run.finish(&end, 1);
     run.take_events()
         .iter()
         .map(|event| show(event) + "\n")
@@ -255,7 +255,7 @@ fn a_resumed_run_seals_what_was_open_and_goes_on_with_new_items() {
         run.start();
         run.on_model(delta(0, Field::Text, "whole"));
         run.on_model_end();
-        run.finish(End::Completed, 2);
+        run.finish(&End::Completed, 2);
         run.take_events()
     };
     let events = resume();
@@ -338,7 +338,7 @@ proptest! {
         }
         run.on_model_end();
         let Step::Finish(end) = run.next_step() else { panic!("the run does not end") };
-        run.finish(end, 1);
+        run.finish(&end, 1);
         log.extend(run.take_events());
 
         let folded = Snapshot::of(&log).unwrap();
