@@ -116,8 +116,8 @@ pub async fn run_orchestrator(
         stop.cancelled().await;
         orchestrator.stop(settings.runs.drain).await;
     };
-    let (served, ()) = tokio::join!(serving, draining);
-    served
+    let (outcome, ()) = tokio::join!(serving, draining);
+    outcome
 }
 
 /// A store alone, until `stop`.
@@ -132,9 +132,9 @@ pub async fn run_store(
     say_address("store", server.address()?);
     let guard = server.guard();
     let service = InterceptedService::new(store.server(), guard);
-    let served = server.with(service).serve(stop, GRPC_GRACE).await;
+    let outcome = server.with(service).serve(stop, GRPC_GRACE).await;
     store.stop().await;
-    served
+    outcome
 }
 
 /// Applies migrations and says how many there were.

@@ -20,7 +20,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_mins(1);
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 const TOTAL_TIMEOUT: Duration = Duration::from_mins(30);
-const MAX_RETRIES: u32 = 2;
 
 /// What a client's `model` selects.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,7 +40,6 @@ pub struct Upstream {
     pub first_byte_timeout: Duration,
     pub idle_timeout: Duration,
     pub total_timeout: Duration,
-    pub max_retries: u32,
 }
 
 /// How an upstream is spoken to. Base URLs have no slash at their end.
@@ -213,7 +211,6 @@ fn upstreams_of_file(
             first_byte_timeout: seconds(upstream.first_byte_timeout_seconds, FIRST_BYTE_TIMEOUT),
             idle_timeout: seconds(upstream.idle_timeout_seconds, IDLE_TIMEOUT),
             total_timeout: seconds(upstream.total_timeout_seconds, TOTAL_TIMEOUT),
-            max_retries: upstream.max_retries.unwrap_or(MAX_RETRIES),
         };
         Ok((name.clone(), upstream))
     };
@@ -279,7 +276,6 @@ impl Upstream {
             first_byte_timeout: FIRST_BYTE_TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
             total_timeout: TOTAL_TIMEOUT,
-            max_retries: MAX_RETRIES,
         }
     }
 }

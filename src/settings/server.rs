@@ -24,7 +24,6 @@ pub struct Server {
     pub max_body_bytes: usize,
     /// How long a stream may be silent before a comment is sent.
     pub keepalive: Duration,
-    pub allow_remote_images: bool,
 }
 
 /// Which web pages of other origins may call.
@@ -50,7 +49,6 @@ pub fn server(listen_flag: Option<String>, sources: &Sources<'_>) -> Result<Serv
             section.and_then(|server| server.keepalive_seconds),
             DEFAULT_KEEPALIVE,
         ),
-        allow_remote_images: section.and_then(|server| server.allow_remote_images) == Some(true),
     })
 }
 

@@ -15,7 +15,7 @@ listen = "127.0.0.1:9999"
 cors_origins = ["https://a.example", "http://localhost:3000"]
 max_body_bytes = 1000
 keepalive_seconds = 5
-allow_remote_images = true
+allow_remote_images = false
 strict_models = true
 
 [store]
@@ -32,7 +32,7 @@ max_attempts = 1
 [[agents]]
 name = "main"
 instructions = "Be kind."
-upstream = ["first", "second"]
+upstream = ["first"]
 model = "gpt-5.2"
 tool_items = "function_call"
 require_approval = []
@@ -111,7 +111,6 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
                 ),
                 max_body_bytes: 10000000,
                 keepalive: 10s,
-                allow_remote_images: false,
             },
             database: Embedded {
                 data_dir: "./.talaria",
@@ -124,6 +123,7 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
             max_steps: 64,
             max_attempts: 3,
         },
+        strict_models: false,
         agents: [
             Agent {
                 name: "hermes-agent",
@@ -141,7 +141,6 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
                 first_byte_timeout: 60s,
                 idle_timeout: 60s,
                 total_timeout: 1800s,
-                max_retries: 2,
             },
         },
         token: None,
@@ -171,7 +170,6 @@ fn a_full_file_is_understood() {
                 ),
                 max_body_bytes: 1000,
                 keepalive: 5s,
-                allow_remote_images: true,
             },
             database: Url(
                 SecretBox<str>([REDACTED]),
@@ -184,6 +182,7 @@ fn a_full_file_is_understood() {
             max_steps: 10,
             max_attempts: 1,
         },
+        strict_models: true,
         agents: [
             Agent {
                 name: "main",
@@ -192,7 +191,6 @@ fn a_full_file_is_understood() {
                 ),
                 upstreams: [
                     "first",
-                    "second",
                 ],
                 model: "gpt-5.2",
             },
@@ -217,7 +215,6 @@ fn a_full_file_is_understood() {
                 first_byte_timeout: 2s,
                 idle_timeout: 3s,
                 total_timeout: 4s,
-                max_retries: 0,
             },
             "second": Upstream {
                 endpoint: ChatCompletions {
@@ -228,7 +225,6 @@ fn a_full_file_is_understood() {
                 first_byte_timeout: 60s,
                 idle_timeout: 60s,
                 total_timeout: 1800s,
-                max_retries: 2,
             },
             "toy": Upstream {
                 endpoint: Demo,
@@ -236,7 +232,6 @@ fn a_full_file_is_understood() {
                 first_byte_timeout: 60s,
                 idle_timeout: 60s,
                 total_timeout: 1800s,
-                max_retries: 2,
             },
         },
         token: None,
@@ -355,6 +350,7 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
         )),
         in_file(&with_agent("upstream = 'other'")),
         in_file(&with_agent("upstream = []")),
+        in_file(&with_agent("upstream = ['u', 'v']")),
         in_file(&with_agent("mcp_servers = ['files']")),
         in_file(&with_agent("tool_items = 'mcp_call'")),
         in_file(&with_agent("require_approval = ['rm']")),
@@ -386,6 +382,7 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
     agents.upstream of "a" in talaria.toml: must name one of [upstreams]
     agents.upstream of "a" in talaria.toml: there is no [upstreams.other]
     agents.upstream of "a" in talaria.toml: must name at least one of [upstreams]
+    agents.upstream in talaria.toml: not supported yet; remove it
     agents.mcp_servers in talaria.toml: not supported yet; remove it
     agents.tool_items in talaria.toml: not supported yet; remove it
     agents.require_approval in talaria.toml: not supported yet; remove it

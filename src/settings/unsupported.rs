@@ -1,12 +1,12 @@
 //! Settings that are understood and refused, because they would silently do nothing.
 
 use super::error::Error;
-use super::file::{File, ToolItems};
+use super::file::{File, OneOrMany, ToolItems};
 
 /// Refuses what no part of the server acts on yet.
 pub fn refuse(file: &File) -> Result<(), Error> {
     let store = &file.content.store;
-    let of_store = [
+    let of_parts = [
         (
             "store.max_responses",
             store.max_responses.is_some_and(|max| max > 0),
@@ -17,9 +17,22 @@ pub fn refuse(file: &File) -> Result<(), Error> {
             store.event_retention_hours.is_some(),
         ),
         ("mcp_servers", !file.content.mcp_servers.is_empty()),
+        (
+            "server.allow_remote_images",
+            file.content.server.allow_remote_images == Some(true),
+        ),
+        (
+            "upstreams.max_retries",
+            file.content
+                .upstreams
+                .values()
+                .any(|upstream| upstream.max_retries > Some(0)),
+        ),
     ];
     let of_agents = file.content.agents.iter().flat_map(|agent| {
+        let falls_back = matches!(&agent.upstream, Some(OneOrMany::Many(names)) if names.len() > 1);
         [
+            ("agents.upstream", falls_back),
             ("agents.mcp_servers", !agent.mcp_servers.is_empty()),
             ("agents.tool_items", agent.tool_items == ToolItems::McpCall),
             (
@@ -29,7 +42,7 @@ pub fn refuse(file: &File) -> Result<(), Error> {
         ]
     });
 
-    match of_store
+    match of_parts
         .into_iter()
         .chain(of_agents)
         .find(|(_, is_used)| *is_used)
