@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use talaria_runtime::ids;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -40,9 +41,18 @@ impl ActiveRuns {
             .cloned()
     }
 
-    /// The ids of all active runs.
-    pub fn ids(&self) -> Vec<Uuid> {
-        self.lock().keys().copied().collect()
+    /// Makes the id of a new run, and knows the run by it from then on.
+    pub fn begin(&self, run: ActiveRun) -> Uuid {
+        let mut runs = self.lock();
+        let id = ids::new_id();
+        runs.insert(id, run);
+        id
+    }
+
+    /// The ids of all active runs, and one that is later than those of all runs that began before.
+    pub fn ids(&self) -> (Vec<Uuid>, Uuid) {
+        let runs = self.lock();
+        (runs.keys().copied().collect(), ids::new_id())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, ActiveRun>> {

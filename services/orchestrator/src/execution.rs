@@ -8,6 +8,7 @@ mod sink;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message as _;
 use talaria_domain::model::{CallItem, ModelCall, ModelEvent, Outcome};
 use talaria_domain::run::{End, Run, Step};
 use talaria_proto::v1::{ContextItem, Event, Turn};
@@ -20,10 +21,13 @@ use crate::upstreams::{CallError, ModelStream};
 
 pub use sink::{Ephemeral, Sink, Stored};
 
-/// Events that wait for their write at most; more, and the upstream has to wait.
+/// Events that wait for their write at most, and their bytes; more, and the upstream has to wait.
 const WAITING_EVENTS: usize = 4096;
+const WAITING_BYTES: usize = 4 << 20;
 /// This many events go out without waiting for more.
 const FULL_EVENTS: usize = 128;
+/// What one write holds, unless a single event is larger: whoever reads holds all of it.
+const WRITE_BYTES: usize = 256 << 10;
 /// The longest that events gather.
 const LONGEST_GATHER: Duration = Duration::from_millis(25);
 
@@ -79,7 +83,7 @@ impl Execution {
         };
         writer.settle().await?;
         self.run.finish(&end, now());
-        writer.waiting.extend(self.run.take_events());
+        writer.add(self.run.take_events());
         writer.finish(&self.run, self.input).await
     }
 
@@ -89,7 +93,7 @@ impl Execution {
         let stream = {
             let mut calling = std::pin::pin!(agent.upstream.call(&call));
             loop {
-                writer.waiting.extend(self.run.take_events());
+                writer.add(self.run.take_events());
                 tokio::select! {
                     biased;
                     () = self.cancel.cancelled() => return Ok(CallEnd::Cancelled),
@@ -137,7 +141,7 @@ impl Execution {
                             over = true;
                         }
                     }
-                    writer.waiting.extend(self.run.take_events());
+                    writer.add(self.run.take_events());
                     if over {
                         // So that its connection can be used again; nobody waits for it.
                         self.sink.tasks().spawn(stream.drain());
@@ -178,6 +182,7 @@ impl Execution {
 struct Writer {
     sink: Sink,
     waiting: Vec<Event>,
+    waiting_bytes: usize,
     under_way: Option<sink::Write>,
     /// When the last write ended, and how long writes take.
     last_end: Option<Instant>,
@@ -190,14 +195,20 @@ impl Writer {
         Self {
             sink,
             waiting,
+            waiting_bytes: 0,
             under_way,
             last_end,
             latency: Duration::ZERO,
         }
     }
 
+    fn add(&mut self, events: Vec<Event>) {
+        self.waiting_bytes += events.iter().map(Event::encoded_len).sum::<usize>();
+        self.waiting.extend(events);
+    }
+
     fn has_room(&self) -> bool {
-        self.waiting.len() < WAITING_EVENTS
+        self.waiting.len() < WAITING_EVENTS && self.waiting_bytes < WAITING_BYTES
     }
 
     /// Goes on writing; returns when something changed. Never returns while there is nothing to write. Cancel-safe.
@@ -217,6 +228,7 @@ impl Writer {
             return std::future::pending().await;
         }
         if self.waiting.len() < FULL_EVENTS
+            && self.waiting_bytes < WRITE_BYTES
             && let Some(last_end) = self.last_end
         {
             let gather = (self.latency * 4).min(LONGEST_GATHER);
@@ -227,7 +239,14 @@ impl Writer {
     }
 
     fn begin(&mut self) {
-        let events = std::mem::take(&mut self.waiting);
+        let mut bytes = 0;
+        let fits = self.waiting.iter().take_while(|event| {
+            bytes += event.encoded_len();
+            bytes <= WRITE_BYTES
+        });
+        let count = fits.count().max(1);
+        let events: Vec<Event> = self.waiting.drain(..count).collect();
+        self.waiting_bytes -= events.iter().map(Event::encoded_len).sum::<usize>();
         self.under_way = Some(self.sink.write(&events));
     }
 

@@ -18,7 +18,7 @@ use talaria_proto::v1::{
 use talaria_runtime::error::Reason;
 use talaria_runtime::link::{Link, MAX_MESSAGE_BYTES};
 use talaria_runtime::{clock, ids};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -35,6 +35,8 @@ use crate::{Config, takeover, upstreams};
 
 /// Messages of an ephemeral run that its caller has not read yet; then the run waits.
 const EPHEMERAL_MESSAGES: usize = 16;
+/// How long a run waits for the store to know this process.
+const REGISTRATION: Duration = Duration::from_secs(5);
 /// How long a cancelled run may take to end.
 const CANCEL: Duration = Duration::from_secs(20);
 
@@ -55,10 +57,16 @@ pub struct Shared {
     pub started_at: i64,
     pub places: Arc<Semaphore>,
     pub tasks: TaskTracker,
+    /// Renews the lease, for as long as anything runs under it.
+    pub lease_keeper: TaskTracker,
+    /// Set when the store knows this process: a run of an unknown owner could be taken from it at once.
+    pub registered: SetOnce<()>,
     /// No new runs.
     pub draining: CancellationToken,
     /// Leave what still runs to others.
     pub release: CancellationToken,
+    /// Nothing runs here: the lease is not needed.
+    pub idle: CancellationToken,
 }
 
 impl Orchestrator {
@@ -72,11 +80,16 @@ impl Orchestrator {
             started_at: clock::unix_seconds(),
             places: Arc::new(Semaphore::new(config.max_concurrent)),
             tasks: TaskTracker::new(),
+            lease_keeper: TaskTracker::new(),
+            registered: SetOnce::new(),
             draining: CancellationToken::new(),
             release: CancellationToken::new(),
+            idle: CancellationToken::new(),
             config,
         });
-        shared.tasks.spawn(takeover::run(Arc::clone(&shared)));
+        let keeping = takeover::run(Arc::clone(&shared));
+        let keeping = shared.idle.clone().run_until_cancelled_owned(keeping);
+        shared.lease_keeper.spawn(keeping);
         Ok(Self { shared })
     }
 
@@ -104,6 +117,9 @@ impl Orchestrator {
                 tracing::warn!("some runs did not stop in time");
             }
         }
+        shared.idle.cancel();
+        shared.lease_keeper.close();
+        shared.lease_keeper.wait().await;
         takeover::end_lease(shared).await;
     }
 }
@@ -288,8 +304,10 @@ async fn admit_stored(
 ) -> Result<(talaria_proto::v1::Response, Arc<Feed>), Status> {
     let agent = shared.agents.select(&request.model)?;
     let parameters = parameters(&request)?;
+    tokio::time::timeout(REGISTRATION, shared.registered.wait())
+        .await
+        .map_err(|_| Reason::StoreUnavailable.status("The store is not available right now."))?;
     let place = place(shared)?;
-    let id = ids::new_id();
     let feed = Feed::new(0);
     let cancel = CancellationToken::new();
     // Known before it is written, so that it never looks like a run that this process lost.
@@ -298,7 +316,7 @@ async fn admit_stored(
         feed: Arc::clone(&feed),
         cancel: cancel.clone(),
     };
-    shared.active.insert(id, run);
+    let id = shared.active.begin(run);
     let admitted = admit(
         &shared.journal,
         shared.incarnation,

@@ -23,7 +23,9 @@ use crate::service::Shared;
 /// How often runs without an owner are looked for.
 const CLAIM_EVERY: Duration = Duration::from_secs(1);
 
-/// Renews this process's lease and claims orphaned runs until the process stops.
+/// Renews this process's lease for as long as it is polled, and claims orphaned runs until the process drains.
+///
+/// Dropping it is harmless: what was claimed and is not executed is claimed again when the lease is over.
 pub async fn run(shared: Arc<Shared>) {
     let mut renewed: Option<Instant> = None;
     let mut alone = shared.config.alone;
@@ -32,13 +34,17 @@ pub async fn run(shared: Arc<Shared>) {
         if due {
             let now = Instant::now();
             match renew(&shared).await {
-                Ok(()) => renewed = Some(now),
+                Ok(()) => {
+                    renewed = Some(now);
+                    // Only the first time sets it.
+                    let _ = shared.registered.set(());
+                }
                 Err(status) => {
                     tracing::warn!(code = ?status.code(), "could not renew the lease");
                 }
             }
         }
-        if renewed.is_some() {
+        if renewed.is_some() && !shared.draining.is_cancelled() {
             if alone {
                 alone = end_other_leases(&shared).await.is_err();
             }
@@ -46,10 +52,7 @@ pub async fn run(shared: Arc<Shared>) {
                 tracing::warn!(code = ?status.code(), "could not look for orphaned runs");
             }
         }
-        tokio::select! {
-            () = shared.draining.cancelled() => return,
-            () = tokio::time::sleep(CLAIM_EVERY.min(shared.config.lease / 4)) => {}
-        }
+        tokio::time::sleep(CLAIM_EVERY.min(shared.config.lease / 4)).await;
     }
 }
 
@@ -91,7 +94,7 @@ async fn claim(shared: &Arc<Shared>) -> Result<(), Status> {
     if free == 0 {
         return Ok(());
     }
-    let executing = shared.active.ids();
+    let (executing, as_of) = shared.active.ids();
     let request = ClaimRunsRequest {
         owner: shared.incarnation.to_string(),
         limit: u32::try_from(free.min(32)).unwrap_or(32),
@@ -99,6 +102,7 @@ async fn claim(shared: &Arc<Shared>) -> Result<(), Status> {
             .into_iter()
             .map(|id| ResponseId(id).to_string())
             .collect(),
+        executing_as_of: as_of.to_string(),
     };
     let claimed = deadline(shared.journal.client().claim_runs(request))
         .await?

@@ -6,15 +6,47 @@ use uuid::Uuid;
 use crate::codec;
 use crate::database::{Database, Error, read};
 
-/// Chunks that one trip to the database brings.
+/// Chunks that one trip to the database brings, and how many bytes may come before the last of them: a reader that
+/// stalls holds a page.
 const PAGE_CHUNKS: i64 = 64;
+const PAGE_BYTES: i64 = 256 << 10;
 
-/// A chunk of the log.
+/// A chunk of the log, as it is stored.
 #[derive(Debug)]
 pub struct Chunk {
-    pub first_seq: i64,
+    response: Uuid,
+    first_seq: i64,
     pub last_seq: i64,
-    pub events: EventChunk,
+    body: Vec<u8>,
+}
+
+impl Chunk {
+    /// All its events.
+    pub fn events(&self) -> Result<EventChunk, Error> {
+        let encoded = codec::unpack(&self.body).map_err(|reason| self.broken(reason))?;
+        Ok(EventChunk::from_encoded(encoded))
+    }
+
+    /// Its events after number `after`.
+    pub fn events_after(&self, after: i64) -> Result<EventChunk, Error> {
+        let all = self.events()?;
+        if self.first_seq > after {
+            return Ok(all);
+        }
+        let mut events = all
+            .events()
+            .map_err(|error| self.broken(error.to_string()))?;
+        events.retain(|event| i64::try_from(event.sequence_number).is_ok_and(|seq| seq > after));
+        Ok(EventChunk::of(&events))
+    }
+
+    fn broken(&self, reason: String) -> Error {
+        Error::BrokenRow {
+            table: "event_chunk",
+            id: self.response,
+            reason,
+        }
+    }
 }
 
 /// The next chunks that hold events after number `after` (-1 for all), in order; none at the end of the log.
@@ -28,39 +60,29 @@ pub async fn events_read(
     const SQL: &str = "
         -- events_read
         SELECT first_seq, last_seq, body
-        FROM event_chunk
-        WHERE response_id = $1 AND last_seq > $2
-        ORDER BY last_seq
-        LIMIT $3";
-    let rows = read(database, SQL, &[&response, &after, &PAGE_CHUNKS]).await?;
-    let chunk = |row: &tokio_postgres::Row| {
-        let broken = |reason| Error::BrokenRow {
-            table: "event_chunk",
-            id: response,
-            reason,
-        };
-        let encoded = codec::unpack(row.get(2)).map_err(broken)?;
-        let events = EventChunk::from_encoded(encoded);
-        Ok(Chunk {
-            first_seq: row.get(0),
-            last_seq: row.get(1),
-            events,
-        })
+        FROM (
+            SELECT first_seq,
+                   last_seq,
+                   body,
+                   sum(octet_length(body)) OVER (ORDER BY last_seq) - octet_length(body) AS bytes_before
+            FROM event_chunk
+            WHERE response_id = $1 AND last_seq > $2
+            ORDER BY last_seq
+            LIMIT $3
+        ) AS page
+        WHERE bytes_before <= $4
+        ORDER BY last_seq";
+    let rows = read(
+        database,
+        SQL,
+        &[&response, &after, &PAGE_CHUNKS, &PAGE_BYTES],
+    )
+    .await?;
+    let chunk = |row: &tokio_postgres::Row| Chunk {
+        response,
+        first_seq: row.get(0),
+        last_seq: row.get(1),
+        body: row.get(2),
     };
-    rows.iter().map(chunk).collect()
-}
-
-/// The part of a chunk after number `after`.
-pub fn tail(chunk: Chunk, after: i64, response: Uuid) -> Result<EventChunk, Error> {
-    if chunk.first_seq > after {
-        return Ok(chunk.events);
-    }
-    let broken = |error: prost::DecodeError| Error::BrokenRow {
-        table: "event_chunk",
-        id: response,
-        reason: error.to_string(),
-    };
-    let mut events = chunk.events.events().map_err(broken)?;
-    events.retain(|event| i64::try_from(event.sequence_number).is_ok_and(|seq| seq > after));
-    Ok(EventChunk::of(&events))
+    Ok(rows.iter().map(chunk).collect())
 }

@@ -56,12 +56,20 @@ pub struct Claimed {
     pub request: Vec<u8>,
 }
 
+/// What a process executes.
+#[derive(Debug)]
+pub struct Executing<'a> {
+    pub runs: &'a [Uuid],
+    /// When that was: runs with later ids may be executing too.
+    pub as_of: Option<Uuid>,
+}
+
 /// Gives up to `limit` active runs without a living owner to `owner`, each under a new epoch; also those that are
 /// `owner`'s own by name, but not among the ones it is `executing`.
 pub async fn runs_claim(
     database: &Database,
     owner: Uuid,
-    executing: &[Uuid],
+    executing: &Executing<'_>,
     limit: i64,
 ) -> Result<Vec<Claimed>, Error> {
     const SQL: &str = "
@@ -71,7 +79,7 @@ pub async fn runs_claim(
             FROM response r
             WHERE r.status IN (1, 2)
               AND CASE
-                  WHEN r.owner = $1 THEN r.id <> ALL ($3)
+                  WHEN r.owner = $1 THEN r.id <> ALL ($3) AND ($4::uuid IS NULL OR r.id < $4)
                   ELSE NOT EXISTS (
                       SELECT 1
                       FROM orchestrator o
@@ -96,7 +104,12 @@ pub async fn runs_claim(
         ORDER BY c.id";
     within_deadline(async {
         let connection = database.connection().await?;
-        let rows = query(&connection, SQL, &[&owner, &limit, &executing]).await?;
+        let rows = query(
+            &connection,
+            SQL,
+            &[&owner, &limit, &executing.runs, &executing.as_of],
+        )
+        .await?;
         let claimed = rows.iter().map(|row| Claimed {
             response: row.get(0),
             tenant: row.get(1),

@@ -62,7 +62,7 @@ async fn response_fold(database: &Database, id: Uuid) -> Result<Found, Error> {
         };
         for chunk in chunks {
             for event in chunk
-                .events
+                .events()?
                 .events()
                 .map_err(|error| broken(error.to_string()))?
             {

@@ -265,16 +265,11 @@ impl StoreService for Store {
                 let Some(last) = chunks.last().map(|chunk| chunk.last_seq) else {
                     return Ok::<_, Status>(None);
                 };
-                let mut page = Vec::with_capacity(chunks.len());
-                for chunk in chunks {
-                    page.push(ReadEventsResponse {
-                        events: Some(events::tail(chunk, after, response)?),
-                    });
-                }
-                Ok(Some((
-                    futures::stream::iter(page.into_iter().map(Ok)),
-                    last,
-                )))
+                let page = chunks.into_iter().map(move |chunk| {
+                    let events = Some(chunk.events_after(after)?);
+                    Ok(ReadEventsResponse { events })
+                });
+                Ok(Some((futures::stream::iter(page), last)))
             }
         });
         Ok(Response::new(pages.try_flatten().boxed()))
@@ -338,12 +333,20 @@ impl StoreService for Store {
             owner,
             limit,
             executing,
+            executing_as_of,
         } = request.into_inner();
         let owner = parse_uuid(&owner, "owner")?;
         let executing: Vec<Uuid> = executing
             .iter()
             .map(|id| response_id(id))
             .collect::<Result<_, _>>()?;
+        let as_of = (!executing_as_of.is_empty())
+            .then(|| parse_uuid(&executing_as_of, "executing_as_of"))
+            .transpose()?;
+        let executing = lease::Executing {
+            runs: &executing,
+            as_of,
+        };
         let database = &self.inner.database;
         let mut runs = Vec::new();
         for claimed in lease::runs_claim(database, owner, &executing, i64::from(limit)).await? {
@@ -372,7 +375,9 @@ async fn claimed_run(database: &Database, claimed: lease::Claimed) -> Result<Cla
             break;
         };
         last = end;
-        chunks.extend(page.into_iter().map(|chunk| chunk.events));
+        for chunk in page {
+            chunks.push(chunk.events()?);
+        }
     }
     let turns = match claimed.parent_turn {
         Some(parent) => context::turn_chain(database, &claimed.tenant, parent).await?,

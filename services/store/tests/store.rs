@@ -458,6 +458,7 @@ async fn orphans_are_claimed_once_under_a_new_epoch_and_the_old_owner_is_fenced(
         owner: owner.to_string(),
         limit: 10,
         executing,
+        ..Default::default()
     };
     let rival = ids::new_id();
     client.renew_lease(lease(rival)).await?;
@@ -483,6 +484,12 @@ async fn orphans_are_claimed_once_under_a_new_epoch_and_the_old_owner_is_fenced(
         .await?
         .into_inner();
     assert_eq!(again.runs, []);
+    let before_it = ClaimRunsRequest {
+        executing_as_of: Uuid::nil().to_string(),
+        ..claim(rival, vec![])
+    };
+    let newer = client.claim_runs(before_it).await?.into_inner();
+    assert_eq!(newer.runs, [], "it may have begun after the list was made");
     let lost_by_itself = client.claim_runs(claim(rival, vec![])).await?.into_inner();
     assert_eq!(
         lost_by_itself.runs.len(),

@@ -102,38 +102,54 @@ impl ToolCalls {
     }
 
     fn flush(&mut self, position: usize, events: &mut Vec<ModelEvent>) {
-        let call = &mut self.calls[position];
-        let key = ItemKey(FIRST_KEY + position as u64);
-        if !call.opened {
-            call.opened = true;
-            if call.id.is_empty() {
-                call.id = format!("call_{}_{position}", self.turn);
+        // Calls stand in the output in the order in which they began, also those without arguments so far.
+        for earlier in 0..position {
+            if !self.calls[earlier].name.is_empty() {
+                self.open(earlier, events);
             }
-            let item = json!({
-                "type": "function_call",
-                "status": "in_progress",
-                "call_id": call.id,
-                "name": call.name,
-                "arguments": "",
-            });
-            let Value::Object(item) = item else {
-                unreachable!("it is written as an object")
-            };
-            events.push(ModelEvent::ItemAdded { key, item });
         }
+        self.open(position, events);
+        let call = &mut self.calls[position];
         let delta = std::mem::take(&mut call.waiting);
         if !delta.is_empty() {
             call.has_arguments = true;
-            let (field, part, logprobs) = (Field::Arguments, 0, Vec::new());
+            let (key, field) = (key(position), Field::Arguments);
             events.push(ModelEvent::Delta {
                 key,
                 field,
-                part,
+                part: 0,
                 delta,
-                logprobs,
+                logprobs: Vec::new(),
             });
         }
     }
+
+    fn open(&mut self, position: usize, events: &mut Vec<ModelEvent>) {
+        let call = &mut self.calls[position];
+        if call.opened {
+            return;
+        }
+        call.opened = true;
+        if call.id.is_empty() {
+            call.id = format!("call_{}_{position}", self.turn);
+        }
+        let item = json!({
+            "type": "function_call",
+            "status": "in_progress",
+            "call_id": call.id,
+            "name": call.name,
+            "arguments": "",
+        });
+        let Value::Object(item) = item else {
+            unreachable!("it is written as an object")
+        };
+        let key = key(position);
+        events.push(ModelEvent::ItemAdded { key, item });
+    }
+}
+
+fn key(position: usize) -> ItemKey {
+    ItemKey(FIRST_KEY + position as u64)
 }
 
 impl ToolCall {
