@@ -67,8 +67,7 @@ pub enum Scenario {
 }
 
 /// What a scenario is measured on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Subject {
     /// The mock upstream itself
     Straight,
@@ -83,9 +82,8 @@ pub enum Subject {
 impl Measurement {
     /// The scenarios that were asked for, in their order.
     pub fn scenarios(&self) -> Vec<Scenario> {
-        let asked = |scenario: &Scenario| {
-            self.scenarios.is_empty() || self.scenarios.contains(scenario)
-        };
+        let asked =
+            |scenario: &Scenario| self.scenarios.is_empty() || self.scenarios.contains(scenario);
         Scenario::value_variants()
             .iter()
             .copied()
@@ -95,6 +93,16 @@ impl Measurement {
 }
 
 impl Subject {
+    /// Its name, as on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Straight => "straight",
+            Self::Proxy => "proxy",
+            Self::Durable => "durable",
+            Self::Ephemeral => "ephemeral",
+        }
+    }
+
     pub fn is_talaria(self) -> bool {
         match self {
             Self::Durable | Self::Ephemeral => true,

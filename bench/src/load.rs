@@ -136,11 +136,7 @@ async fn worker(plan: Arc<Plan>, number: u32, start: Instant) -> anyhow::Result<
     Ok(samples)
 }
 
-async fn ask(
-    connection: &mut Connection,
-    request: &Request,
-    turn: u32,
-) -> anyhow::Result<Sample> {
+async fn ask(connection: &mut Connection, request: &Request, turn: u32) -> anyhow::Result<Sample> {
     match request {
         Request::Stream { tokens, body } => stream(connection, *tokens, body.clone()).await,
         Request::Run { text, body } => {
@@ -160,9 +156,7 @@ async fn stream(connection: &mut Connection, tokens: u32, body: Bytes) -> anyhow
     let mut first_token = None;
     let mut frames = Frames::default();
 
-    let mut answer = connection
-        .send(Method::POST, "/v1/responses", body)
-        .await?;
+    let mut answer = connection.send(Method::POST, "/v1/responses", body).await?;
     while let Some(bytes) = answer.next().await? {
         frames.feed(&bytes)?;
         if first_event.is_none() && frames.events > 0 {
@@ -213,9 +207,7 @@ pub async fn stored(connection: &mut Connection, tokens: u32) -> anyhow::Result<
         id: String,
     }
     let body = body(tokens, Duration::ZERO, false, true);
-    let mut answer = connection
-        .send(Method::POST, "/v1/responses", body)
-        .await?;
+    let mut answer = connection.send(Method::POST, "/v1/responses", body).await?;
     let response: Response =
         serde_json::from_slice(&answer.whole().await?).context("reading the response")?;
     Ok(format!("/v1/responses/{}", response.id))

@@ -50,28 +50,26 @@ pub fn cpu(root: u32) -> anyhow::Result<Split<Duration>> {
     })
 }
 
-/// The memory of the process `root` and its descendants in bytes, shared pages counted in parts (PSS).
-pub fn memory(root: u32) -> anyhow::Result<Split<i64>> {
+/// The memory of the process `root` and its descendants in KiB, shared pages counted in parts (PSS).
+pub fn memory_kib(root: u32) -> anyhow::Result<Split<i32>> {
     let postgres = descendants(&stats()?, root)
         .into_iter()
         // One that ends at this moment uses nothing.
-        .filter_map(|pid| pss(pid).ok())
+        .filter_map(|pid| pss_kib(pid).ok())
         .sum();
     Ok(Split {
-        server: pss(root)?,
+        server: pss_kib(root)?,
         postgres,
     })
 }
 
-fn pss(pid: u32) -> anyhow::Result<i64> {
+fn pss_kib(pid: u32) -> anyhow::Result<i32> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    let kib: i64 = text
-        .lines()
+    text.lines()
         .find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"))
         .and_then(|number| number.parse().ok())
-        .with_context(|| format!("{path} tells no Pss"))?;
-    Ok(kib * 1024)
+        .with_context(|| format!("{path} tells no Pss"))
 }
 
 fn stats() -> anyhow::Result<BTreeMap<u32, Stat>> {
@@ -103,7 +101,8 @@ fn descendants(all: &BTreeMap<u32, Stat>, root: u32) -> Vec<u32> {
 }
 
 fn ticks(count: u64) -> Duration {
-    Duration::from_secs(count) / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100)
+    Duration::from_secs(count)
+        / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100)
 }
 
 impl Stat {
@@ -155,7 +154,7 @@ mod tests {
     fn a_process_sees_its_own_use() {
         let own = std::process::id();
 
-        assert!(memory(own).unwrap().server > 0);
+        assert!(memory_kib(own).unwrap().server > 0);
         assert!(cpu(own).is_ok());
     }
 }

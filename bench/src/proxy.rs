@@ -36,8 +36,8 @@ async fn between(client: TcpStream, upstream: SocketAddr) -> anyhow::Result<()> 
 
     let sender = Arc::new(Mutex::new(Some(sender)));
     let forward = service_fn(move |request| forwarded(Arc::clone(&sender), request));
-    let to_client = hyper::server::conn::http1::Builder::new()
-        .serve_connection(TokioIo::new(client), forward);
+    let to_client =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), forward);
     tokio::select! {
         // A client that goes away in the middle is none of our business.
         _ = to_client => Ok(()),

@@ -10,9 +10,12 @@ use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{Connection as Driver, SendRequest, handshake};
+use hyper::client::conn::http1::{self, SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+
+/// What does the connection's I/O.
+type Driver = Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>;
 
 /// A connection to one server.
 ///
@@ -21,7 +24,7 @@ use tokio::net::TcpStream;
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     /// `None` once the server has closed the connection.
-    driver: Option<Pin<Box<Driver<TokioIo<TcpStream>, Full<Bytes>>>>>,
+    driver: Option<Driver>,
     host: String,
 }
 
@@ -98,22 +101,13 @@ impl Answer<'_> {
 
     /// Everything up to the end.
     pub async fn whole(&mut self) -> anyhow::Result<Bytes> {
-        let Some(first) = self.next().await? else {
-            return Ok(Bytes::new());
-        };
-        let mut whole = first;
-        while let Some(more) = self.next().await? {
-            whole = [whole, more].concat().into();
-        }
-        Ok(whole)
+        let body = driving(&mut self.connection.driver, (&mut self.body).collect()).await;
+        Ok(body.context("reading the answer")?.to_bytes())
     }
 }
 
 /// Waits for `what` and does the connection's work meanwhile.
-async fn driving<T>(
-    driver: &mut Option<Pin<Box<Driver<TokioIo<TcpStream>, Full<Bytes>>>>>,
-    what: impl Future<Output = T>,
-) -> T {
+async fn driving<T>(driver: &mut Option<Driver>, what: impl Future<Output = T>) -> T {
     let mut what = pin!(what);
     if let Some(open) = driver {
         tokio::select! {

@@ -18,6 +18,8 @@ pub struct Frames {
     pub deltas: u32,
     completed: bool,
     done: bool,
+    /// The kinds of all events that are no deltas, for the message when something is wrong.
+    others: String,
     /// The beginning of a frame whose end has not come.
     rest: Vec<u8>,
 }
@@ -42,13 +44,15 @@ impl Frames {
     pub fn finish(&self, deltas: u32) -> anyhow::Result<()> {
         ensure!(
             self.completed && self.done && self.rest.is_empty(),
-            "the stream ended after {} events without response.completed and [DONE]",
-            self.events
+            "the stream ended after {} events without response.completed and [DONE]; besides deltas it had{}",
+            self.events,
+            self.others
         );
         ensure!(
             self.deltas == deltas,
-            "the stream had {} deltas instead of {deltas}",
-            self.deltas
+            "the stream had {} deltas instead of {deltas}, and besides them{}",
+            self.deltas,
+            self.others
         );
         Ok(())
     }
@@ -86,7 +90,12 @@ impl Frames {
         );
         ensure!(!self.completed, "an event came after response.completed");
         self.events += 1;
-        self.deltas += u32::from(kind == DELTA);
+        if kind == DELTA {
+            self.deltas += 1;
+        } else {
+            self.others.push(' ');
+            self.others.push_str(&String::from_utf8_lossy(kind));
+        }
         self.completed = kind == COMPLETED;
         Ok(())
     }
@@ -113,11 +122,11 @@ mod tests {
 
     #[test]
     fn a_complete_stream_is_complete_however_it_is_cut() {
-        let stream = responses::answer(3).bursts.concat();
+        let stream = responses::answer(3).pieces.concat();
         for cut in 0..stream.len() {
             let (a, b) = stream.split_at(cut);
 
-            let frames = seen(&[a, b": keepalive\n\n".get(..0).unwrap(), b]).unwrap();
+            let frames = seen(&[a, b]).unwrap();
 
             frames.finish(3).unwrap();
             assert_eq!(frames.events, 11);
@@ -126,7 +135,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_noticed() {
-        let stream = String::from_utf8(responses::answer(3).bursts.concat()).unwrap();
+        let stream = String::from_utf8(responses::answer(3).pieces.concat()).unwrap();
         let complaint = |stream: &str| {
             seen(&[stream.as_bytes()])
                 .and_then(|frames| frames.finish(3))
@@ -141,30 +150,26 @@ mod tests {
         };
 
         assert_eq!(without(5), "the event 5 has the sequence number 6");
-        assert_eq!(
-            without(frames.len() - 1),
-            "the stream ended after 11 events without response.completed and [DONE]"
-        );
-        assert_eq!(
-            without(frames.len() - 2),
-            "the stream ended after 10 events without response.completed and [DONE]"
-        );
+        for (cut, events) in [(frames.len() - 1, 11), (frames.len() - 2, 10)] {
+            let expected =
+                format!("the stream ended after {events} events without response.completed and");
+            assert!(without(cut).starts_with(&expected), "{}", without(cut));
+        }
         assert_eq!(
             complaint(&format!("{stream}event: x\ndata: {{}}\n\n")),
             "something came after [DONE]"
         );
         let failed = stream.replace("event: response.completed", "event: response.failed");
-        assert_eq!(
-            complaint(&failed),
-            "the stream ended after 11 events without response.completed and [DONE]"
-        );
-        let other = String::from_utf8(responses::answer(2).bursts.concat()).unwrap();
-        assert_eq!(complaint(&other), "the stream had 2 deltas instead of 3");
+        assert!(complaint(&failed).ends_with("response.output_item.done response.failed"));
+        let other = String::from_utf8(responses::answer(2).pieces.concat()).unwrap();
+        assert!(complaint(&other).starts_with(
+            "the stream had 2 deltas instead of 3, and besides them response.created "
+        ));
     }
 
     #[test]
     fn comments_are_passed_over() {
-        let stream = responses::answer(0).bursts.concat();
+        let stream = responses::answer(0).pieces.concat();
 
         let frames = seen(&[b": keepalive\n\n", &stream]).unwrap();
 

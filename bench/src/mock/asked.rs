@@ -70,7 +70,10 @@ mod tests {
             read(r#"{"input":[{"content":"tokens=7"},{"content":"tokens=8"}]}"#),
             asked(8, 0, false)
         );
-        assert_eq!(read(r#"{"input":"tokens=99999999999"}"#), asked(20, 0, false));
+        assert_eq!(
+            read(r#"{"input":"tokens=99999999999"}"#),
+            asked(20, 0, false)
+        );
         assert_eq!(read("no JSON"), None);
     }
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use tokio::time::{Interval, interval};
+use tokio::time::{Instant, Interval, interval_at};
 
 use super::answer::Answer;
 
-/// Sends an answer piece by piece: one token a tick, or in bursts as fast as they are taken.
+/// Sends an answer piece by piece: one a tick, or as fast as they are taken.
 pub struct Streamed {
     answer: Arc<Answer>,
     next: usize,
@@ -25,7 +25,7 @@ impl Streamed {
         Self {
             answer,
             next: 0,
-            ticks: (!pace.is_zero()).then(|| interval(pace)),
+            ticks: (!pace.is_zero()).then(|| interval_at(Instant::now() + pace, pace)),
         }
     }
 }
@@ -39,14 +39,12 @@ impl Body for Streamed {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
-        let pieces = match &this.ticks {
-            Some(_) => &this.answer.paced,
-            None => &this.answer.bursts,
-        };
-        let Some(piece) = pieces.get(this.next) else {
+        let Some(piece) = this.answer.pieces.get(this.next) else {
             return Poll::Ready(None);
         };
-        if let Some(ticks) = &mut this.ticks {
+        if let Some(ticks) = &mut this.ticks
+            && this.next > 0
+        {
             ready!(ticks.poll_tick(cx));
         }
         this.next += 1;

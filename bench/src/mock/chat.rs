@@ -57,8 +57,18 @@ mod tests {
 
     #[test]
     fn a_stream_has_role_text_reason_usage_and_end() {
-        let bytes = answer(1).bursts.concat();
+        let bytes = answer(1).pieces.concat();
 
-        insta::assert_snapshot!(str::from_utf8(&bytes).unwrap(), @"");
+        insta::assert_snapshot!(str::from_utf8(&bytes).unwrap(), @r#"
+        data: {"id":"chatcmpl-0123456789abcdef0123456789abc","object":"chat.completion.chunk","created":1790000000,"model":"mock","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"usage":null}
+
+        data: {"id":"chatcmpl-0123456789abcdef0123456789abc","object":"chat.completion.chunk","created":1790000000,"model":"mock","choices":[{"index":0,"delta":{"content":" the"},"logprobs":null,"finish_reason":null}],"usage":null}
+
+        data: {"id":"chatcmpl-0123456789abcdef0123456789abc","object":"chat.completion.chunk","created":1790000000,"model":"mock","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null}
+
+        data: {"id":"chatcmpl-0123456789abcdef0123456789abc","object":"chat.completion.chunk","created":1790000000,"model":"mock","choices":[],"usage":{"prompt_tokens":12,"completion_tokens":1,"total_tokens":13}}
+
+        data: [DONE]
+        "#);
     }
 }

@@ -1,0 +1,166 @@
+//! Figures as Markdown tables whose columns also line up as plain text.
+
+use std::collections::BTreeMap;
+
+use super::measure::{Better, Limit, Measure, Row};
+use super::median;
+use crate::cli::Subject;
+
+const NOTHING: &str = "–";
+
+/// What was measured, a line each.
+pub fn measures(measures: &BTreeMap<Measure, BTreeMap<Subject, Vec<f64>>>) -> String {
+    let head = [
+        "",
+        "",
+        "unit",
+        "straight",
+        "proxy",
+        "durable",
+        "× proxy",
+        "target",
+        "ephemeral",
+        "× proxy",
+        "target",
+    ];
+    let lines = measures.iter().map(|(measure, subjects)| {
+        let row = measure.row();
+        let figure = |subject| subjects.get(&subject).map(|rounds| median(rounds));
+        let proxy = figure(Subject::Proxy);
+        let durable = figure(Subject::Durable);
+        let ephemeral = figure(Subject::Ephemeral);
+        vec![
+            format!("{:?}", row.scenario),
+            row.what.to_owned(),
+            row.unit.to_owned(),
+            shown(figure(Subject::Straight)),
+            shown(proxy),
+            shown(durable),
+            ratio(durable, proxy),
+            target(&row, row.durable, durable),
+            shown(ephemeral),
+            ratio(ephemeral, proxy),
+            target(&row, row.ephemeral, ephemeral),
+        ]
+    });
+    aligned(&head, lines)
+}
+
+/// What the machine can do, a line each.
+pub fn limits(limits: &BTreeMap<Limit, Vec<f64>>) -> String {
+    let lines = limits.iter().map(|(limit, rounds)| {
+        let (what, unit) = limit.what();
+        vec![
+            what.to_owned(),
+            unit.to_owned(),
+            shown(Some(median(rounds))),
+        ]
+    });
+    aligned(&["the machine by itself", "unit", ""], lines)
+}
+
+fn shown(figure: Option<f64>) -> String {
+    let Some(figure) = figure else {
+        return NOTHING.to_owned();
+    };
+    let decimals = match figure.abs() {
+        small if small < 9.995 => 2,
+        middle if middle < 99.95 => 1,
+        _ => 0,
+    };
+    grouped(&format!("{figure:.decimals$}"))
+}
+
+/// Commas between the thousands.
+fn grouped(number: &str) -> String {
+    let (whole, fraction) = number
+        .find('.')
+        .map_or((number, ""), |at| number.split_at(at));
+    let mut text = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        let left = whole.len() - index;
+        if left % 3 == 0 && text.ends_with(|c: char| c.is_ascii_digit()) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text + fraction
+}
+
+fn ratio(figure: Option<f64>, proxy: Option<f64>) -> String {
+    match (figure, proxy) {
+        (Some(figure), Some(proxy)) if proxy > 0.0 => {
+            format!("{:.2}", figure / proxy)
+        }
+        _ => NOTHING.to_owned(),
+    }
+}
+
+fn target(row: &Row, target: Option<f64>, figure: Option<f64>) -> String {
+    let Some(target) = target else {
+        return NOTHING.to_owned();
+    };
+    let (sign, is_met) = match row.better {
+        Better::Lower => ('≤', figure.map(|figure| figure <= target)),
+        Better::Higher => ('≥', figure.map(|figure| figure >= target)),
+    };
+    let verdict = match is_met {
+        None => "",
+        Some(true) => " met",
+        Some(false) => " missed",
+    };
+    let target = grouped(&target.to_string());
+    format!("{sign} {target}{verdict}")
+}
+
+fn aligned(head: &[&str], lines: impl Iterator<Item = Vec<String>>) -> String {
+    let head = head.iter().map(|&name| name.to_owned()).collect();
+    let lines: Vec<Vec<String>> = std::iter::once(head).chain(lines).collect();
+    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| {
+            let cells = lines.iter().filter_map(|line| line.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        })
+        .collect();
+    let rule: Vec<_> = widths.iter().map(|width| "-".repeat(*width)).collect();
+
+    let mut text = String::new();
+    for (index, line) in lines.iter().enumerate() {
+        text.push_str(&joined(line, &widths));
+        if index == 0 {
+            text.push_str(&joined(&rule, &widths));
+        }
+    }
+    text
+}
+
+fn joined(cells: &[String], widths: &[usize]) -> String {
+    let cells: Vec<_> = cells
+        .iter()
+        .zip(widths)
+        .map(|(cell, &width)| format!("{cell:<width$}"))
+        .collect();
+    format!("| {} |\n", cells.join(" | "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_about_three_digits() {
+        for (figure, expected) in [
+            (0.0, "0.00"),
+            (1.234, "1.23"),
+            (9.999, "10.0"),
+            (-12.34, "-12.3"),
+            (999.6, "1,000"),
+            (-123_456.0, "-123,456"),
+            (1_234_567.8, "1,234,568"),
+        ] {
+            assert_eq!(shown(Some(figure)), expected);
+        }
+        assert_eq!(shown(None), "–");
+    }
+}

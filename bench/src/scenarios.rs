@@ -1,0 +1,121 @@
+//! The scenarios, and the rounds in which they alternate.
+
+mod memory;
+mod short;
+mod streams;
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::cli::{Measurement, Scenario, Subject};
+use crate::limits;
+use crate::load::{self, Plan, Request, Until};
+use crate::processes::Split;
+use crate::report::Book;
+use crate::stage::Stage;
+
+/// Measures what was asked for and prints the table.
+pub async fn run(measurement: &Measurement) -> anyhow::Result<()> {
+    let stage = Stage::set(measurement).await?;
+    let mut book = Book::default();
+    warm_up(&stage, &measurement.subjects).await?;
+    for round in 0..measurement.rounds.get() {
+        for scenario in measurement.scenarios() {
+            eprintln!(
+                "round {} of {}: {scenario:?}",
+                round + 1,
+                measurement.rounds
+            );
+            scenario_round(scenario, &stage, &in_turn(measurement, round), &mut book)
+                .await
+                .with_context(|| format!("scenario {scenario:?}"))?;
+        }
+    }
+    stage.clear().await?;
+
+    print!("{}", book.table());
+    if let Some(path) = &measurement.json {
+        fs::write(path, book.json()).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+async fn scenario_round(
+    scenario: Scenario,
+    stage: &Stage,
+    subjects: &[Subject],
+    book: &mut Book,
+) -> anyhow::Result<()> {
+    match scenario {
+        Scenario::S1 => streams::paced_round(stage, subjects, book).await,
+        Scenario::S2 => streams::fast_round(stage, subjects, book).await,
+        Scenario::S3 => short::runs_round(stage, subjects, book).await,
+        Scenario::S4 => short::gets_round(stage, subjects, book).await,
+        Scenario::S5 => memory::round(stage, subjects, book).await,
+        Scenario::Limits => match stage.talaria() {
+            Some(talaria) => limits::round(talaria, book).await,
+            None => Ok(()),
+        },
+    }
+}
+
+/// Each round begins with another subject, so that none always has the same predecessor.
+fn in_turn(measurement: &Measurement, round: u32) -> Vec<Subject> {
+    let mut subjects = measurement.subjects.clone();
+    let by = round as usize % subjects.len().max(1);
+    subjects.rotate_left(by);
+    subjects
+}
+
+/// What is cold at first (caches, prepared statements, empty tables) is not what is measured.
+async fn warm_up(stage: &Stage, subjects: &[Subject]) -> anyhow::Result<()> {
+    for subject in subjects {
+        let stores = *subject != Subject::Ephemeral;
+        for request in [
+            Request::run(20, stores),
+            Request::stream(200, Duration::ZERO, stores),
+        ] {
+            load::run(Plan {
+                address: stage.process(*subject)?.address,
+                request,
+                workers: 32,
+                stagger: Duration::ZERO,
+                until: Until::Elapsed(Duration::from_millis(500)),
+            })
+            .await
+            .with_context(|| format!("warming up {subject:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A load on a subject, with the CPU time it took there.
+async fn measured(
+    stage: &Stage,
+    subject: Subject,
+    plan: impl FnOnce(std::net::SocketAddr) -> Plan,
+) -> anyhow::Result<(load::Outcome, Split<Duration>)> {
+    let process = stage.process(subject)?;
+    let before = crate::processes::cpu(process.pid)?;
+    let outcome = load::run(plan(process.address))
+        .await
+        .with_context(|| format!("measuring {subject:?}"))?;
+    let cpu = crate::processes::cpu(process.pid)? - before;
+    Ok((outcome, cpu))
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// Microseconds of `time` for each of `count`.
+fn micros_each(time: Duration, count: f64) -> f64 {
+    time.as_secs_f64() * 1e6 / count
+}
+
+/// The number of things, for arithmetic.
+fn count(things: usize) -> f64 {
+    u32::try_from(things).map_or(f64::INFINITY, f64::from)
+}
