@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out.join("talaria.v1.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::ThriftyCodec")
         .extern_path(".talaria.v1.EventChunk", "crate::EventChunk")
         .compile_fds(descriptors)?;
     println!("cargo:rerun-if-changed=talaria/v1");

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use axum::Extension;
 use axum::extract::ConnectInfo;
+use http::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -11,6 +12,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 
 use crate::Gateway;
 use crate::front::{LocalAddress, router};
@@ -60,9 +62,15 @@ pub async fn serve(
         let Ok(local) = socket.local_addr() else {
             continue;
         };
+        // Not a layer: that would build every route anew for each connection.
         let service = router
             .clone()
-            .layer(Extension(ConnectInfo(LocalAddress(local))));
+            .map_request(move |mut request: Request<Incoming>| {
+                request
+                    .extensions_mut()
+                    .insert(ConnectInfo(LocalAddress(local)));
+                request
+            });
         let service = TowerToHyperService::new(service);
         let connection = server.serve_connection_with_upgrades(TokioIo::new(socket), service);
         let connection = graceful.watch(connection.into_owned());

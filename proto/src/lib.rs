@@ -1,8 +1,10 @@
 //! What the services say to each other: `talaria.v1`, generated from the `.proto` files beside this crate.
 
 mod chunk;
+mod codec;
 
 pub use chunk::EventChunk;
+pub use codec::ThriftyCodec;
 
 /// The `talaria.v1` package.
 #[expect(
