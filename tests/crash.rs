@@ -66,18 +66,30 @@ async fn a_crash_of_serve_with_its_own_postgres_takes_nothing_back() -> anyhow::
 async fn a_run_survives_two_crashes() -> anyhow::Result<()> {
     let postgres = PrivatePostgres::start().await?;
     let mut stack = on(&postgres).await?;
-    let halting = |text| ResponsesStream::new().open_text().deltas(&[text]).gate("never").stop();
+    let halting = |text| {
+        ResponsesStream::new()
+            .open_text()
+            .deltas(&[text])
+            .gate("never")
+            .stop()
+    };
     stack.upstream.push(halting("one "));
     stack.upstream.push(halting("two "));
-    stack.upstream.push(ResponsesStream::new().text(&["three"]).completed());
+    stack
+        .upstream
+        .push(ResponsesStream::new().text(&["three"]).completed());
 
     let mut reader = stack.stream(&json!({"input": "count"})).await?;
-    let first_seen = reader.until(|frame| text_of(frame) == Some("one ".into())).await?;
+    let first_seen = reader
+        .until(|frame| text_of(frame) == Some("one ".into()))
+        .await?;
     let id = response_id(&first_seen)?;
     stack.processes[0].kill9().await?;
     stack.restart_serve().await?;
     let mut reader = stack.replay(&id, None).await?;
-    let second_seen = reader.until(|frame| text_of(frame) == Some("two ".into())).await?;
+    let second_seen = reader
+        .until(|frame| text_of(frame) == Some("two ".into()))
+        .await?;
     stack.processes[0].kill9().await?;
     stack.restart_serve().await?;
     let whole = stack.replay(&id, None).await?.collect().await?;
@@ -102,7 +114,9 @@ async fn a_crash_in_full_flow_takes_nothing_back() -> anyhow::Result<()> {
     let flowing = || ResponsesStream::new().numbered_text(500);
     for _ in 0..RUNS {
         // However quick it is, it is not over before the crash.
-        stack.upstream.push(flowing().gate("after the crash").completed());
+        stack
+            .upstream
+            .push(flowing().gate("after the crash").completed());
     }
     let body = json!({"input": "flow"});
     let mut readers = try_join_all((0..RUNS).map(|_| stack.stream(&body))).await?;
@@ -114,7 +128,9 @@ async fn a_crash_in_full_flow_takes_nothing_back() -> anyhow::Result<()> {
         seen.extend(reader.collect_however_it_ends().await?.0);
     }
     for _ in 0..RUNS {
-        stack.upstream.push(ResponsesStream::new().text(&["again"]).completed());
+        stack
+            .upstream
+            .push(ResponsesStream::new().text(&["again"]).completed());
     }
     stack.restart_serve().await?;
 
@@ -150,7 +166,15 @@ async fn serve_alone(directory: &Path, upstream: &Upstream) -> anyhow::Result<(P
     std::fs::write(&config, text)?;
     let data = directory.join("data");
     let [config, data] = [config, data].map(|path| path.to_string_lossy().into_owned());
-    let arguments = ["serve", "--listen", "127.0.0.1:0", "--data-dir", &data, "--config", &config];
+    let arguments = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        &data,
+        "--config",
+        &config,
+    ];
     let process = Process::start(TALARIA, &arguments, &[])?;
     let address = process.wait_for_address("listens on").await?;
     Ok((process, format!("http://{address}")))
@@ -193,7 +217,12 @@ fn halting_at_points() -> impl Fn(&Request) -> Option<Script> + Send + Sync + 's
 /// Whether clients see the event of this step together with the next one: the beginning of a part with what is in
 /// it, the ends of what is in an item with its own.
 fn is_shown_with_next(step: &Step) -> bool {
-    const KINDS: [&str; 4] = ["part.added\n", "text.done\n", "part.done\n", "arguments.done\n"];
+    const KINDS: [&str; 4] = [
+        "part.added\n",
+        "text.done\n",
+        "part.done\n",
+        "arguments.done\n",
+    ];
     match step {
         Step::Send(bytes) => {
             let text = String::from_utf8_lossy(bytes);
@@ -217,7 +246,11 @@ async fn halt_at_every_event(gateway: &str) -> anyhow::Result<Vec<Seen>> {
     let whole = create(gateway, "all of it").await?.collect().await?;
     let events = check::stream(&whole).map_err(anyhow::Error::msg)?.events;
     let said = talk().steps;
-    ensure!(events == said.len(), "{events} events, of {} that the model says", said.len());
+    ensure!(
+        events == said.len(),
+        "{events} events, of {} that the model says",
+        said.len()
+    );
     let points = (0..events).filter(|&point| !is_shown_with_next(&said[point]));
     try_join_all(points.map(|point| halt_at(gateway, point))).await
 }
@@ -243,7 +276,10 @@ async fn judge_all(gateway: &str, upstream: &Upstream, all: &[Seen]) -> anyhow::
 /// Whether the run went on from what its client saw as it should.
 async fn judge(gateway: &str, upstream: &Upstream, seen: &Seen) -> anyhow::Result<()> {
     let whole = replay(gateway, &seen.id, "").await?.collect().await?;
-    ensure!(whole.starts_with(&seen.frames), "something was taken back: {whole:?}");
+    ensure!(
+        whole.starts_with(&seen.frames),
+        "something was taken back: {whole:?}"
+    );
     let told = check::stream(&whole).map_err(anyhow::Error::msg)?;
     ensure!(told.status == "completed", "it is {}", told.status);
     let ended = is(&seen.frames[seen.frames.len() - 1], "response.completed");
@@ -251,10 +287,18 @@ async fn judge(gateway: &str, upstream: &Upstream, seen: &Seen) -> anyhow::Resul
     ensure!(told.attempts == attempts, "{} attempts", told.attempts);
 
     let output = told.response["output"].as_array().context("output")?;
-    for done in seen.frames.iter().filter(|frame| is(frame, "response.output_item.done")) {
+    for done in seen
+        .frames
+        .iter()
+        .filter(|frame| is(frame, "response.output_item.done"))
+    {
         let done = done.json();
         let index = done["output_index"].as_u64().context("output_index")?;
-        ensure!(output[usize::try_from(index)?] == done["item"], "{} changed", done["item"]);
+        ensure!(
+            output[usize::try_from(index)?] == done["item"],
+            "{} changed",
+            done["item"]
+        );
     }
     let open = open_item(&seen.frames);
     if let Some(open) = &open {
@@ -275,12 +319,21 @@ async fn judge(gateway: &str, upstream: &Upstream, seen: &Seen) -> anyhow::Resul
         is(frame, "response.output_item.done") && frame.json()["item"]["type"] != "reasoning"
     });
     let requests = upstream.requests();
-    let asked = requests.iter().filter(|request| input_of(request) == seen.input).count();
-    ensure!(asked == if ended || answered { 1 } else { 2 }, "the model was asked {asked} times");
+    let asked = requests
+        .iter()
+        .filter(|request| input_of(request) == seen.input)
+        .count();
+    ensure!(
+        asked == if ended || answered { 1 } else { 2 },
+        "the model was asked {asked} times"
+    );
 
     let rest = format!("&starting_after={}", seen.frames.len() - 1);
     let rest = replay(gateway, &seen.id, &rest).await?.collect().await?;
-    ensure!(rest == whole[seen.frames.len()..], "the rest differs: {rest:?}");
+    ensure!(
+        rest == whole[seen.frames.len()..],
+        "the rest differs: {rest:?}"
+    );
     let url = format!("{gateway}/v1/responses/{}", seen.id);
     let stored: Value = reqwest::get(url).await?.json().await?;
     ensure!(stored == told.response, "stored is {stored}");

@@ -71,7 +71,9 @@ async fn read_up_to_id(connection: &mut TcpStream) -> anyhow::Result<String> {
     const ID_LENGTH: usize = "resp_".len() + 32;
     let mut text = String::new();
     loop {
-        text.push(char::from(connection.read_u8().await.context(text.clone())?));
+        text.push(char::from(
+            connection.read_u8().await.context(text.clone())?,
+        ));
         if let Some(at) = text.find("resp_")
             && text.len() == at + ID_LENGTH
         {
@@ -182,13 +184,18 @@ async fn rows(database: Option<&TestDatabase>) -> anyhow::Result<Vec<String>> {
     const TABLES: &str = "SELECT relname::text FROM pg_class
         WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
           AND relname NOT IN ('orchestrator', 'refinery_schema_history')";
-    let session = database.context("a database of one's own")?.connect().await?;
+    let session = database
+        .context("a database of one's own")?
+        .connect()
+        .await?;
     let tables = session.query(TABLES, &[]).await?;
     ensure!(tables.len() > 5, "the tables are elsewhere");
     let mut found = Vec::new();
     for table in &tables {
         let table: String = table.get(0);
-        let row = session.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await?;
+        let row = session
+            .query_one(&format!("SELECT count(*) FROM {table}"), &[])
+            .await?;
         let count: i64 = row.get(0);
         if count > 0 {
             found.push(format!("{count} in {table}"));

@@ -17,9 +17,13 @@ async fn an_ephemeral_stream_is_whole_and_was_never_there() -> anyhow::Result<()
         .open_text()
         .deltas(&["Hel"])
         .gate("rest");
-    stack.upstream.push(answer.deltas(&["lo"]).close().completed());
+    stack
+        .upstream
+        .push(answer.deltas(&["lo"]).close().completed());
 
-    let mut reader = stack.stream(&json!({"input": "hi", "store": false})).await?;
+    let mut reader = stack
+        .stream(&json!({"input": "hi", "store": false}))
+        .await?;
     let mut frames = reader.until_event("response.output_text.delta").await?;
     let id = response_id(&frames)?;
     assert_eq!(stack.get(&id).await?.0, 404, "while it runs");
@@ -48,7 +52,9 @@ async fn an_ephemeral_answer_is_whole_and_was_never_there() -> anyhow::Result<()
     let answer = ResponsesStream::new().text(&["Hello"]).completed();
     stack.upstream.push(answer);
 
-    let response = stack.create_json(&json!({"input": "hi", "store": false})).await?;
+    let response = stack
+        .create_json(&json!({"input": "hi", "store": false}))
+        .await?;
 
     assert_eq!(response["status"], "completed");
     assert_eq!(response["store"], false);
@@ -90,11 +96,38 @@ async fn a_stored_run_goes_on_without_the_client_that_waited_for_it() -> anyhow:
     goes_on(&stack, &request).await
 }
 
+#[tokio::test]
+async fn an_ephemeral_turn_leaves_its_conversation_as_it_was() -> anyhow::Result<()> {
+    let stack = Stack::serve(TALARIA).await?;
+    let answer = || ResponsesStream::new().text(&["Hello"]).completed();
+    stack.upstream.push(answer());
+    let first = stack
+        .create_json(&json!({"input": "one", "conversation": "c"}))
+        .await?;
+    let before = rows(&stack).await?;
+
+    stack.upstream.push(answer());
+    let ephemeral = json!({"input": "two", "conversation": "c", "store": false});
+    stack.create_json(&ephemeral).await?;
+    assert_eq!(rows(&stack).await?, before);
+    stack.upstream.push(answer());
+    stack
+        .create_json(&json!({"input": "three", "conversation": "c"}))
+        .await?;
+
+    assert_eq!(first["status"], "completed");
+    let asked: Vec<String> = inputs(&stack.upstream.request(2).await?.body);
+    assert_eq!(asked, ["one", "Hello", "three"]);
+    Ok(())
+}
+
 /// Leaves a stream after its first words, with the model still speaking.
 async fn leave_stream(stack: &Stack, store: bool) -> anyhow::Result<Request> {
     let number = stack.upstream.requests().len();
     push_halting_answer(stack);
-    let mut reader = stack.stream(&json!({"input": "hi", "store": store})).await?;
+    let mut reader = stack
+        .stream(&json!({"input": "hi", "store": store}))
+        .await?;
     reader.until_event("response.output_text.delta").await?;
     drop(reader);
     stack.upstream.request(number).await
@@ -118,7 +151,9 @@ fn push_halting_answer(stack: &Stack) {
         .open_text()
         .deltas(&["Hel"])
         .gate("rest");
-    stack.upstream.push(answer.deltas(&["lo"]).close().completed());
+    stack
+        .upstream
+        .push(answer.deltas(&["lo"]).close().completed());
 }
 
 /// The one stored run has not noticed that its client is gone: it ends, and is stored whole.
@@ -154,7 +189,10 @@ fn response_id(frames: &[Frame]) -> anyhow::Result<String> {
 async fn only_id(stack: &Stack) -> anyhow::Result<String> {
     let database = stack.database().context("a database of one's own")?;
     let session = database.connect().await?;
-    let row = session.query_one("SELECT 'resp_' || replace(id::text, '-', '') FROM response", &[]);
+    let row = session.query_one(
+        "SELECT 'resp_' || replace(id::text, '-', '') FROM response",
+        &[],
+    );
     Ok(row.await?.get(0))
 }
 
@@ -170,34 +208,15 @@ async fn rows(stack: &Stack) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
     for table in &tables {
         let table: String = table.get(0);
-        let row = session.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await?;
+        let row = session
+            .query_one(&format!("SELECT count(*) FROM {table}"), &[])
+            .await?;
         let count: i64 = row.get(0);
         if count > 0 {
             found.push(format!("{count} in {table}"));
         }
     }
     Ok(found)
-}
-
-#[tokio::test]
-async fn an_ephemeral_turn_leaves_its_conversation_as_it_was() -> anyhow::Result<()> {
-    let stack = Stack::serve(TALARIA).await?;
-    let answer = || ResponsesStream::new().text(&["Hello"]).completed();
-    stack.upstream.push(answer());
-    let first = stack.create_json(&json!({"input": "one", "conversation": "c"})).await?;
-    let before = rows(&stack).await?;
-
-    stack.upstream.push(answer());
-    let ephemeral = json!({"input": "two", "conversation": "c", "store": false});
-    stack.create_json(&ephemeral).await?;
-    assert_eq!(rows(&stack).await?, before);
-    stack.upstream.push(answer());
-    stack.create_json(&json!({"input": "three", "conversation": "c"})).await?;
-
-    assert_eq!(first["status"], "completed");
-    let asked: Vec<String> = inputs(&stack.upstream.request(2).await?.body);
-    assert_eq!(asked, ["one", "Hello", "three"]);
-    Ok(())
 }
 
 /// The texts that the model was shown.

@@ -37,22 +37,42 @@ async fn a_run_goes_on_while_curl_is_away() -> anyhow::Result<()> {
         seen.extend(stream.until_event("response.output_text.delta").await?);
     }
     curl.kill().await?;
-    let id = seen[0].json()["response"]["id"].as_str().context("an id")?.to_owned();
+    let id = seen[0].json()["response"]["id"]
+        .as_str()
+        .context("an id")?
+        .to_owned();
 
     // The run takes many seconds, so it is still young.
     let response = curl_json(&format!("{responses}/{id}")).await?;
     assert_eq!(response["status"], "in_progress");
     let so_far = text(&response)?;
-    ensure!(so_far.starts_with(&text_of(&seen)), "{so_far:?} after {:?}", text_of(&seen));
+    ensure!(
+        so_far.starts_with(&text_of(&seen)),
+        "{so_far:?} after {:?}",
+        text_of(&seen)
+    );
 
-    let rest = format!("{responses}/{id}?stream=true&starting_after={}", seen.len() - 1);
+    let rest = format!(
+        "{responses}/{id}?stream=true&starting_after={}",
+        seen.len() - 1
+    );
     let (mut curl, stream) = curl_stream(&["-N", &rest])?;
     seen.extend(stream.collect().await?);
-    ensure!(within("the end of curl", curl.wait()).await??.success(), "curl failed");
+    ensure!(
+        within("the end of curl", curl.wait()).await??.success(),
+        "curl failed"
+    );
     let told = check::stream(&seen).map_err(anyhow::Error::msg)?;
     assert_eq!((told.status.as_str(), told.attempts), ("completed", 1));
-    ensure!(told.text.starts_with(&so_far), "{:?} after {so_far:?}", told.text);
-    ensure!(told.text.len() > so_far.len(), "nothing came while curl was away");
+    ensure!(
+        told.text.starts_with(&so_far),
+        "{:?} after {so_far:?}",
+        told.text
+    );
+    ensure!(
+        told.text.len() > so_far.len(),
+        "nothing came while curl was away"
+    );
     let response = curl_json(&format!("{responses}/{id}")).await?;
     assert_eq!(response, told.response);
     assert_eq!(text(&response)?, told.text);
@@ -62,9 +82,15 @@ async fn a_run_goes_on_while_curl_is_away() -> anyhow::Result<()> {
 #[tokio::test]
 async fn the_command_that_the_start_shows_works_as_it_is() -> anyhow::Result<()> {
     let talaria = start().await?;
-    talaria.process.wait_for_line(|line| line.contains("-d '{")).await?;
+    talaria
+        .process
+        .wait_for_line(|line| line.contains("-d '{"))
+        .await?;
     let lines = talaria.process.lines();
-    let title = lines.iter().position(|line| line == "Try it:").context("no command")?;
+    let title = lines
+        .iter()
+        .position(|line| line == "Try it:")
+        .context("no command")?;
     let command = lines[title + 1..title + 3].join("\n");
     ensure!(command.trim_start().starts_with("curl "), "{command}");
 
@@ -85,7 +111,11 @@ async fn start() -> anyhow::Result<Talaria> {
     let arguments = ["serve", "--listen", "127.0.0.1:0", "--data-dir", &data];
     let process = Process::start(TALARIA, &arguments, &[])?;
     let address = process.wait_for_address("listens on").await?;
-    Ok(Talaria { base: format!("http://{address}"), process, _directory: directory })
+    Ok(Talaria {
+        base: format!("http://{address}"),
+        process,
+        _directory: directory,
+    })
 }
 
 /// Starts curl; it ends with the handle. What it prints is a stream of events.
@@ -110,7 +140,11 @@ fn curl_stream(arguments: &[&str]) -> anyhow::Result<(Child, Reader)> {
 async fn curl_json(url: &str) -> anyhow::Result<Value> {
     let output = Command::new("curl").args(["-sS", "--fail", url]).output();
     let output = within("curl", output).await??;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
@@ -120,12 +154,19 @@ fn text_of(frames: &[Frame]) -> String {
         .iter()
         .filter(|frame| frame.event.as_deref() == Some("response.output_text.delta"));
     deltas
-        .map(|frame| frame.json()["delta"].as_str().unwrap_or_default().to_owned())
+        .map(|frame| {
+            frame.json()["delta"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        })
         .collect()
 }
 
 /// The text of a response's first message.
 fn text(response: &Value) -> anyhow::Result<String> {
     let text = response["output"][0]["content"][0]["text"].as_str();
-    Ok(text.with_context(|| format!("no text in {response}"))?.to_owned())
+    Ok(text
+        .with_context(|| format!("no text in {response}"))?
+        .to_owned())
 }

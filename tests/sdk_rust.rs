@@ -73,7 +73,7 @@ async fn every_event_and_every_body_fits_the_types_of_a_rust_client() -> anyhow:
         assert_eq!(streamed.status, status, "{question}");
         reads_back_as(&stack, &streamed).await?;
 
-        let answered = response(stack.create_json(&question).await?)?;
+        let answered = response(&stack.create_json(&question).await?)?;
         assert_eq!(answered.status, status, "{question}");
         reads_back_as(&stack, &answered).await?;
     }
@@ -89,7 +89,7 @@ async fn so_does_what_is_not_stored() -> anyhow::Result<()> {
         question["store"] = false.into();
         let streamed = read(stack.stream(&question).await?).await?;
         assert_eq!(streamed.status, status, "{question}");
-        let answered = response(stack.create_json(&question).await?)?;
+        let answered = response(&stack.create_json(&question).await?)?;
         assert_eq!(answered.status, status, "{question}");
     }
     Ok(())
@@ -106,7 +106,7 @@ async fn so_does_what_runs_in_the_background() -> anyhow::Result<()> {
         assert_eq!(streamed.status, status, "{question}");
         reads_back_as(&stack, &streamed).await?;
 
-        let queued = response(stack.create_json(&question).await?)?;
+        let queued = response(&stack.create_json(&question).await?)?;
         assert_eq!(queued.status, Status::Queued, "{question}");
         let ended = read(stack.replay(&queued.id, None).await?).await?;
         assert_eq!(ended.status, status, "{question}");
@@ -125,7 +125,7 @@ async fn so_does_what_runs_and_what_is_deleted() -> anyhow::Result<()> {
     let id = id.as_str().context("an id")?;
 
     let (_, running) = stack.get(id).await?;
-    assert_eq!(response(running)?.status, Status::InProgress);
+    assert_eq!(response(&running)?.status, Status::InProgress);
     let url = stack.url(&format!("/v1/responses/{id}"));
     let deleted = stack
         .http
@@ -162,7 +162,7 @@ async fn read(stream: Reader) -> anyhow::Result<Response> {
 /// A finished response is the same when it is fetched, and when its stream is replayed.
 async fn reads_back_as(stack: &Stack, expected: &Response) -> anyhow::Result<()> {
     let (_, fetched) = stack.get(&expected.id).await?;
-    assert_eq!(response(fetched)?, *expected);
+    assert_eq!(response(&fetched)?, *expected);
     assert_eq!(
         read(stack.replay(&expected.id, None).await?).await?,
         *expected
@@ -175,6 +175,6 @@ fn event(frame: &Frame) -> anyhow::Result<ResponseStreamEvent> {
     serde_json::from_str(data).with_context(|| data.to_owned())
 }
 
-fn response(body: Value) -> anyhow::Result<Response> {
+fn response(body: &Value) -> anyhow::Result<Response> {
     serde_json::from_value(body.clone()).with_context(|| body.to_string())
 }

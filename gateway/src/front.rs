@@ -18,6 +18,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::{ApiError, Kind, printable};
 use crate::responses::{create_response, delete_response, retrieve_response};
+use crate::unread::settle_body;
 use crate::{Cors, Gateway, Tenant, health, models};
 
 /// How long a request's body may take.
@@ -48,6 +49,7 @@ pub fn router(gateway: Gateway) -> Router {
         .layer(middleware::from_fn_with_state(gateway, browser_rules))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(common_headers))
+        .layer(middleware::from_fn(settle_body))
 }
 
 /// Reads a JSON body whole.

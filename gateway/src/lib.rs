@@ -12,6 +12,7 @@ mod models;
 pub mod render;
 pub mod responses;
 mod server;
+mod unread;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

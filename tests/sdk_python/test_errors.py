@@ -2,7 +2,6 @@
 
 import openai
 import pytest
-from conftest import STRICT
 
 
 @pytest.mark.parametrize(
@@ -54,14 +53,14 @@ def test_a_failed_response_is_not_gone_on_from(ask):
     assert error.value.response.headers["x-should-retry"] == "false"
 
 
-def test_a_wrong_key_is_refused():
-    with openai.OpenAI(api_key="wrong-0123456789abcdef", **STRICT) as client:
-        for call in (
-            lambda: client.responses.create(model="agent", input="text"),
-            lambda: client.responses.create(model="agent", input="text", stream=True),
-            lambda: client.responses.retrieve("resp_nothing"),
-            lambda: client.models.list(),
-        ):
-            with pytest.raises(openai.AuthenticationError) as error:
-                call()
-            assert error.value.code == "invalid_api_key"
+def test_a_wrong_key_is_refused(client):
+    stranger = client.with_options(api_key="wrong-0123456789abcdef")
+    for call in (
+        lambda: stranger.responses.create(model="agent", input="text"),
+        lambda: stranger.responses.create(model="agent", input="text", stream=True),
+        lambda: stranger.responses.retrieve("resp_nothing"),
+        lambda: stranger.models.list(),
+    ):
+        with pytest.raises(openai.AuthenticationError) as error:
+            call()
+        assert error.value.code == "invalid_api_key"

@@ -258,10 +258,15 @@ impl StoreService for Store {
             return Err(response_not_found(&id));
         }
         let after = starting_after.map_or(-1, |after| i64::try_from(after).unwrap_or(i64::MAX));
+        let tasks = self.inner.tasks.clone();
         let pages = futures::stream::try_unfold(after, move |after| {
             let database = database.clone();
+            // A task, because a reader that stalls must not hold a connection in the middle of a query.
+            let page = async move { events::events_read(&database, response, after).await };
+            let page = tasks.spawn(page);
             async move {
-                let chunks = events::events_read(&database, response, after).await?;
+                let page = page.await;
+                let chunks = page.map_err(|_| Status::internal("Reading the log failed."))??;
                 let Some(last) = chunks.last().map(|chunk| chunk.last_seq) else {
                     return Ok::<_, Status>(None);
                 };
