@@ -28,6 +28,8 @@ const WAITING_BYTES: usize = 4 << 20;
 const FULL_EVENTS: usize = 128;
 /// What one write holds, unless a single event is larger: whoever reads holds all of it.
 const WRITE_BYTES: usize = 256 << 10;
+/// After this long without a write, somebody waits for the next.
+const SILENCE: Duration = Duration::from_millis(200);
 /// The longest that events gather.
 const LONGEST_GATHER: Duration = Duration::from_millis(25);
 
@@ -91,7 +93,8 @@ impl Execution {
         let call = self.model_call();
         let agent = Arc::clone(&self.agent);
         let stream = {
-            let mut calling = std::pin::pin!(agent.upstream.call(&call));
+            // Boxed, because it is large, and gone when the answer begins.
+            let mut calling = Box::pin(agent.upstream.call(&call));
             loop {
                 writer.add(self.run.take_events());
                 tokio::select! {
@@ -231,7 +234,7 @@ impl Writer {
             && self.waiting_bytes < WRITE_BYTES
             && let Some(last_end) = self.last_end
         {
-            let gather = (self.latency * 4).min(LONGEST_GATHER);
+            let gather = self.latency.min(LONGEST_GATHER);
             tokio::time::sleep_until(last_end + gather).await;
         }
         self.begin();
@@ -247,7 +250,8 @@ impl Writer {
         let count = fits.count().max(1);
         let events: Vec<Event> = self.waiting.drain(..count).collect();
         self.waiting_bytes -= events.iter().map(Event::encoded_len).sum::<usize>();
-        self.under_way = Some(self.sink.write(&events));
+        let after_silence = self.last_end.is_none_or(|end| end.elapsed() > SILENCE);
+        self.under_way = Some(self.sink.write(&events, after_silence));
     }
 
     /// Waits for the write that is under way.

@@ -148,7 +148,9 @@ impl Shared {
         );
         let shared = Arc::clone(self);
         self.tasks.spawn(async move {
-            let outcome = AssertUnwindSafe(work(execution)).catch_unwind().await;
+            // Boxed once: a task holds what it awaits more than once otherwise, for as long as the run lasts.
+            let work = Box::pin(work(execution));
+            let outcome = AssertUnwindSafe(work).catch_unwind().await;
             let response = ResponseId(id);
             match outcome {
                 Ok(Ok(())) => tracing::debug!(response.id = %response, "the run ended"),
@@ -437,7 +439,8 @@ async fn start_ephemeral(
     let stopping = shared.release.clone();
     shared.tasks.spawn(async move {
         let _place = place;
-        let execution = AssertUnwindSafe(execution.execute(clock::unix_seconds)).catch_unwind();
+        let execution = Box::pin(execution.execute(clock::unix_seconds));
+        let execution = AssertUnwindSafe(execution).catch_unwind();
         tokio::select! {
             outcome = execution => {
                 if outcome.is_err() {

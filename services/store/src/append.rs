@@ -57,7 +57,7 @@ async fn events_append(database: &Database, batch: &[Append]) -> Result<Vec<Outc
             WHERE r.id = chunk.response_id
               AND r.epoch = chunk.epoch
               AND r.next_seq = chunk.first_seq
-              AND r.status IN (1, 2)
+              AND r.status <= 2
             RETURNING chunk.*
         )
         INSERT INTO event_chunk (response_id, first_seq, last_seq, epoch, body)

@@ -47,7 +47,7 @@ async fn runs_finish(database: &Database, batch: &[Finish]) -> Result<Vec<Outcom
             WHERE r.id = done.response_id
               AND r.epoch = done.epoch
               AND r.next_seq = done.first_seq
-              AND r.status IN (1, 2)
+              AND r.status <= 2
             RETURNING done.*, r.tenant, r.conversation_id, r.parent_turn_id
         ), final_made AS (
             INSERT INTO response_final (response_id, body)

@@ -1,11 +1,14 @@
 //! A lane of writes: many callers, few statements, one commit for all that waited.
 //!
 //! While one batch commits, the next one gathers by itself: a lone write never waits, and under load the batches grow.
-//! Each kind of write has its own lane, so that beginnings and ends never wait behind deltas.
+//! Each kind of write has its own lane, so that beginnings and ends never wait behind deltas. A lane may also keep a
+//! pace: writes that nobody is waiting for cost least when many of them share a statement.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::database::{Database, Error, within_deadline};
@@ -48,11 +51,17 @@ pub struct Lane<W> {
 }
 
 impl<W: Write> Lane<W> {
-    /// Starts a lane with `writers` batches in flight at most. It ends when its last handle is dropped.
-    pub fn start(database: &Database, writers: usize, tasks: &TaskTracker) -> Self {
+    /// Starts a lane with `writers` batches in flight at most, each of which begins one no sooner than `pace` after
+    /// its last. It ends when it is closed, or its last handle is dropped.
+    pub fn start(
+        database: &Database,
+        writers: usize,
+        pace: Duration,
+        tasks: &TaskTracker,
+    ) -> Self {
         let (jobs, queue) = async_channel::bounded::<Job<W>>(QUEUED_WRITES);
         for _ in 0..writers {
-            tasks.spawn(run(database.clone(), queue.clone()));
+            tasks.spawn(run(database.clone(), queue.clone(), pace));
         }
         Self { jobs }
     }
@@ -74,8 +83,15 @@ impl<W: Write> Lane<W> {
     }
 }
 
-async fn run<W: Write>(database: Database, queue: async_channel::Receiver<Job<W>>) {
+async fn run<W: Write>(
+    database: Database,
+    queue: async_channel::Receiver<Job<W>>,
+    pace: Duration,
+) {
+    let mut next_begin = Instant::now();
     while let Ok(first) = queue.recv().await {
+        tokio::time::sleep_until(next_begin).await;
+        next_begin = Instant::now() + pace;
         let mut bytes = first.write.size_bytes();
         let (mut writes, mut replies) = (vec![first.write], vec![first.reply]);
         while writes.len() < BATCH_WRITES && bytes < BATCH_BYTES {

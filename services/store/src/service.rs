@@ -1,6 +1,7 @@
 //! `talaria.v1.StoreService`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use talaria_domain::ids::{ConversationId, ResponseId};
@@ -27,6 +28,9 @@ use crate::finish::Finish;
 use crate::lane::{Lane, Outcome};
 use crate::{Config, context, delete, events, lease, maintenance, response};
 
+/// Deltas of all runs are gathered for this long: a statement costs far more than a row in it.
+const APPEND_PACE: Duration = Duration::from_millis(5);
+
 /// The store service. Clones share everything.
 #[derive(Clone)]
 pub struct Store {
@@ -36,7 +40,10 @@ pub struct Store {
 struct Inner {
     database: Database,
     admissions: Lane<Admit>,
+    /// Deltas among deltas.
     appends: Lane<Append>,
+    /// What somebody waits for: the first events after silence.
+    first_appends: Lane<Append>,
     ends: Lane<Finish>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -48,14 +55,15 @@ impl Store {
         let writers = config.writers_per_lane.max(1);
         let database = Database::new(&config.database_url, config.read_connections.max(1))?;
         // Lanes never wait for readers: they have connections of their own.
-        let lanes = Database::new(&config.database_url, 3 * writers)?;
+        let lanes = Database::new(&config.database_url, 3 * writers + 1)?;
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         tasks.spawn(maintenance::run(database.clone(), stop.clone()));
         let inner = Inner {
-            admissions: Lane::start(&lanes, writers, &tasks),
-            appends: Lane::start(&lanes, writers, &tasks),
-            ends: Lane::start(&lanes, writers, &tasks),
+            admissions: Lane::start(&lanes, writers, Duration::ZERO, &tasks),
+            appends: Lane::start(&lanes, 1, APPEND_PACE, &tasks),
+            first_appends: Lane::start(&lanes, writers, Duration::ZERO, &tasks),
+            ends: Lane::start(&lanes, writers, Duration::ZERO, &tasks),
             database,
             tasks,
             stop,
@@ -78,6 +86,7 @@ impl Store {
         inner.stop.cancel();
         inner.admissions.close();
         inner.appends.close();
+        inner.first_appends.close();
         inner.ends.close();
         inner.tasks.close();
         inner.tasks.wait().await;
@@ -183,6 +192,7 @@ impl StoreService for Store {
             first_sequence_number: 0,
             event_count: request.event_count,
             events: request.events,
+            after_silence: false,
         })?;
         let admit = Admit {
             tenant: request.tenant,
@@ -203,8 +213,13 @@ impl StoreService for Store {
         &self,
         request: Request<AppendEventsRequest>,
     ) -> Result<Response<AppendEventsResponse>, Status> {
-        let append = append(request.into_inner())?;
-        written(self.inner.appends.write(append).await, run_lost)?;
+        let request = request.into_inner();
+        let lane = if request.after_silence {
+            &self.inner.first_appends
+        } else {
+            &self.inner.appends
+        };
+        written(lane.write(append(request)?).await, run_lost)?;
         Ok(Response::new(AppendEventsResponse {}))
     }
 

@@ -126,6 +126,7 @@ impl Writer {
             first_sequence_number: events[0].sequence_number,
             event_count: u32::try_from(events.len()).unwrap(),
             events: Some(EventChunk::of(&events)),
+            after_silence: false,
         }
     }
 

@@ -59,13 +59,14 @@ impl fmt::Debug for Write {
 
 impl Sink {
     /// Begins to write `events`; when the write is done, they are durable and everyone sees them.
-    pub fn write(&self, events: &[Event]) -> Write {
+    pub fn write(&self, events: &[Event], after_silence: bool) -> Write {
         let started = Instant::now();
         let chunk = EventChunk::of(events);
         let count = events.len() as u64;
         let future: Pin<Box<dyn Future<Output = Result<(), Left>> + Send>> = match self.clone() {
             Self::Stored(stored) => {
-                let append = stored.append(events, chunk.clone());
+                let mut append = stored.append(events, chunk.clone());
+                append.after_silence = after_silence;
                 Box::pin(async move {
                     stored.journal.append(append).await.map_err(Left::Lost)?;
                     stored.feed.publish(chunk, count);
@@ -130,6 +131,7 @@ impl Stored {
             first_sequence_number: events.first().map_or(0, |event| event.sequence_number),
             event_count: u32::try_from(events.len()).unwrap_or(u32::MAX),
             events: Some(chunk),
+            after_silence: false,
         }
     }
 }
