@@ -45,6 +45,8 @@ pub struct Execution {
     pub turns: Vec<Turn>,
     pub instructions: Option<String>,
     pub parameters: talaria_domain::model::Object,
+    /// Somebody waits for each event, not only for the end.
+    pub watched: bool,
     pub sink: Sink,
     pub cancel: CancellationToken,
     /// Set when the process stops: leave the run as it is, for another to take over.
@@ -73,7 +75,7 @@ impl Execution {
         if self.starts {
             self.run.start();
         }
-        let mut writer = Writer::new(self.sink.clone());
+        let mut writer = Writer::new(self.sink.clone(), self.watched);
         let end = loop {
             match self.run.next_step() {
                 Step::Finish(end) => break end,
@@ -86,7 +88,8 @@ impl Execution {
         writer.settle().await?;
         self.run.finish(&end, now());
         writer.add(self.run.take_events());
-        writer.finish(&self.run, self.input).await
+        // Boxed, so that a run does not hold the room for its end from the beginning.
+        Box::pin(writer.finish(&self.run, self.input)).await
     }
 
     async fn call_model(&mut self, writer: &mut Writer) -> Result<CallEnd, Left> {
@@ -184,19 +187,23 @@ impl Execution {
 /// Events on their way into the sink.
 struct Writer {
     sink: Sink,
+    watched: bool,
     waiting: Vec<Event>,
     waiting_bytes: usize,
     under_way: Option<sink::Write>,
-    /// When the last write ended, and how long writes take.
+    /// When the last write ended (or the run began, where nobody waits for its first event), and how long writes
+    /// take.
     last_end: Option<Instant>,
     latency: Duration,
 }
 
 impl Writer {
-    fn new(sink: Sink) -> Self {
-        let (waiting, under_way, last_end) = (Vec::new(), None, None);
+    fn new(sink: Sink, watched: bool) -> Self {
+        let (waiting, under_way) = (Vec::new(), None);
+        let last_end = (!watched).then(Instant::now);
         Self {
             sink,
+            watched,
             waiting,
             waiting_bytes: 0,
             under_way,
@@ -234,7 +241,11 @@ impl Writer {
             && self.waiting_bytes < WRITE_BYTES
             && let Some(last_end) = self.last_end
         {
-            let gather = self.latency.min(LONGEST_GATHER);
+            let gather = if self.watched {
+                self.latency.min(LONGEST_GATHER)
+            } else {
+                LONGEST_GATHER
+            };
             tokio::time::sleep_until(last_end + gather).await;
         }
         self.begin();
@@ -250,7 +261,8 @@ impl Writer {
         let count = fits.count().max(1);
         let events: Vec<Event> = self.waiting.drain(..count).collect();
         self.waiting_bytes -= events.iter().map(Event::encoded_len).sum::<usize>();
-        let after_silence = self.last_end.is_none_or(|end| end.elapsed() > SILENCE);
+        let silent = self.last_end.is_none_or(|end| end.elapsed() > SILENCE);
+        let after_silence = self.watched && silent;
         self.under_way = Some(self.sink.write(&events, after_silence));
     }
 

@@ -268,7 +268,7 @@ async fn start_stored(
     let task = Arc::clone(shared);
     // Whoever asked may go at any moment; what was admitted is executed all the same.
     shared.tasks.spawn(async move {
-        let started = admit_stored(&task, tenant, request).await;
+        let started = admit_stored(&task, tenant, request, follow).await;
         let _ = reply.send(started);
     });
     let stopped = |_| Reason::OrchestratorUnavailable.status("The server is stopping.");
@@ -303,6 +303,7 @@ async fn admit_stored(
     shared: &Arc<Shared>,
     tenant: String,
     request: RunRequest,
+    follow: Follow,
 ) -> Result<(talaria_proto::v1::Response, Arc<Feed>), Status> {
     let agent = shared.agents.select(&request.model)?;
     let parameters = parameters(&request)?;
@@ -368,6 +369,7 @@ async fn admit_stored(
         turns,
         instructions: request.instructions,
         parameters,
+        watched: follow == Follow::Events,
         sink: Sink::Stored(stored),
         cancel,
         release: shared.release.clone(),
@@ -427,6 +429,7 @@ async fn start_ephemeral(
         turns,
         instructions: request.instructions,
         parameters,
+        watched: follow == Follow::Events,
         sink: Sink::Ephemeral(Ephemeral {
             to,
             follow,

@@ -158,6 +158,7 @@ fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String> {
         turns: claimed.turns,
         instructions: request.instructions,
         parameters,
+        watched: true,
         sink: Sink::Stored(stored),
         cancel: CancellationToken::new(),
         release: shared.release.clone(),

@@ -53,12 +53,7 @@ pub struct Lane<W> {
 impl<W: Write> Lane<W> {
     /// Starts a lane with `writers` batches in flight at most, each of which begins one no sooner than `pace` after
     /// its last. It ends when it is closed, or its last handle is dropped.
-    pub fn start(
-        database: &Database,
-        writers: usize,
-        pace: Duration,
-        tasks: &TaskTracker,
-    ) -> Self {
+    pub fn start(database: &Database, writers: usize, pace: Duration, tasks: &TaskTracker) -> Self {
         let (jobs, queue) = async_channel::bounded::<Job<W>>(QUEUED_WRITES);
         for _ in 0..writers {
             tasks.spawn(run(database.clone(), queue.clone(), pace));
@@ -83,11 +78,7 @@ impl<W: Write> Lane<W> {
     }
 }
 
-async fn run<W: Write>(
-    database: Database,
-    queue: async_channel::Receiver<Job<W>>,
-    pace: Duration,
-) {
+async fn run<W: Write>(database: Database, queue: async_channel::Receiver<Job<W>>, pace: Duration) {
     let mut next_begin = Instant::now();
     while let Ok(first) = queue.recv().await {
         tokio::time::sleep_until(next_begin).await;

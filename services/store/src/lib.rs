@@ -38,7 +38,7 @@ impl Config {
         Self {
             database_url,
             read_connections: 16,
-            writers_per_lane: 2,
+            writers_per_lane: 1,
         }
     }
 }
