@@ -3,7 +3,10 @@
 //! A [`Run`] is the fold of its own events and a little more, so resuming after a crash is replay, then [`Run::resume`].
 //! Every event it makes is numbered, folded and handed out by [`Run::take_events`]; it never takes one back.
 
+mod close;
+mod emit;
 mod items;
+mod shape;
 
 use bytes::Bytes;
 use talaria_proto::v1::event::Kind;

@@ -9,6 +9,7 @@ mod execution;
 mod feed;
 mod journal;
 mod service;
+mod start;
 mod takeover;
 pub mod upstreams;
 
