@@ -14,6 +14,17 @@ CREATE TABLE conversation (
     UNIQUE (tenant, name)
 );
 
+-- The input and output items of one finished response. Its id is the response's; it is written once, and outlives
+-- the response for as long as another continues from it.
+CREATE TABLE turn (
+    id        uuid  NOT NULL PRIMARY KEY,
+    tenant    text  NOT NULL,
+    parent_id uuid,
+    body      bytea NOT NULL
+);
+ALTER TABLE turn ALTER COLUMN body SET STORAGE EXTERNAL;
+CREATE INDEX turn_parent ON turn (parent_id) WHERE parent_id IS NOT NULL;
+
 -- A response and who may write to it. Every append updates this row, so it stays small and what it updates is not
 -- indexed.
 CREATE TABLE response (
@@ -29,9 +40,11 @@ CREATE TABLE response (
     owner           uuid,
     attempt         integer  NOT NULL DEFAULT 1,
     conversation_id uuid,
-    parent_turn_id  uuid
+    parent_turn_id  uuid REFERENCES turn
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
+-- For the reference to turns, which a delete checks.
+CREATE INDEX response_parent_turn ON response (parent_turn_id) WHERE parent_turn_id IS NOT NULL;
 -- What a claim looks through.
 CREATE INDEX response_active ON response (id) WHERE status IN (1, 2);
 -- At most one active response per conversation.
@@ -50,17 +63,6 @@ CREATE TABLE response_final (
     body        bytea NOT NULL
 );
 ALTER TABLE response_final ALTER COLUMN body SET STORAGE EXTERNAL;
-
--- The input and output items of one finished response. Its id is the response's; it is written once, and outlives
--- the response for as long as another continues from it.
-CREATE TABLE turn (
-    id        uuid  NOT NULL PRIMARY KEY,
-    tenant    text  NOT NULL,
-    parent_id uuid,
-    body      bytea NOT NULL
-);
-ALTER TABLE turn ALTER COLUMN body SET STORAGE EXTERNAL;
-CREATE INDEX turn_parent ON turn (parent_id) WHERE parent_id IS NOT NULL;
 
 -- The event log: events first_seq … last_seq of one response, as one encoded chunk.
 CREATE TABLE event_chunk (

@@ -314,9 +314,10 @@ async fn judge(gateway: &str, upstream: &Upstream, seen: &Seen) -> anyhow::Resul
         };
         ensure!(is_sealed, "sealed as {sealed}, after {shown:?} was shown");
     }
-    // A whole answer is not asked for again, although the model had more to say.
-    let answered = seen.frames.last().is_some_and(|frame| {
-        is(frame, "response.output_item.done") && frame.json()["item"]["type"] != "reasoning"
+    // A call that the client was given is not asked for again: it would be made twice. After a message the model is
+    // asked, because a call may have followed.
+    let answered = seen.frames.iter().any(|frame| {
+        is(frame, "response.output_item.done") && frame.json()["item"]["type"] == "function_call"
     });
     let requests = upstream.requests();
     let asked = requests

@@ -212,10 +212,13 @@ fn of_reason(reason: Reason, status: &tonic::Status) -> ApiError {
 
 /// What clients see of a failure that was not meant for them.
 fn without_reason(status: &tonic::Status) -> ApiError {
-    if status.code() == tonic::Code::Unavailable {
-        unavailable("orchestrator_unavailable", status)
-    } else {
-        internal(status)
+    use tonic::Code;
+    match status.code() {
+        // Nobody answered, or not in time, or the connection broke.
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
+            unavailable("orchestrator_unavailable", status)
+        }
+        _ => internal(status),
     }
 }
 
@@ -310,11 +313,13 @@ mod tests {
     #[test]
     fn what_was_not_meant_for_clients_is_not_shown() {
         let secret = "connect to postgres://talaria:pw@10.0.0.1 failed";
-        let away = ApiError::unavailable("orchestrator_unavailable", UNAVAILABLE);
+        let away = || ApiError::unavailable("orchestrator_unavailable", UNAVAILABLE);
         for (status, expected) in [
-            (Status::unavailable(secret), away),
+            (Status::unavailable(secret), away()),
+            (Status::deadline_exceeded(secret), away()),
             (Status::internal(secret), ApiError::internal()),
-            (Status::unknown(secret), ApiError::internal()),
+            // What a broken connection looks like.
+            (Status::unknown(secret), away()),
             (Status::not_found(secret), ApiError::internal()),
             (Reason::RunLost.status(secret), ApiError::internal()),
             (

@@ -156,7 +156,9 @@ pub async fn delete_response(
         tenant: tenant.0,
         response_id: id.clone(),
     };
-    in_time(gateway.store.clone().delete_response(delete)).await?;
+    in_time(gateway.store.clone().delete_response(delete))
+        .await
+        .map_err(of_store)?;
     let deleted = serde_json::json!({"id": id, "object": "response", "deleted": true});
     Ok(json(deleted.to_string()))
 }
@@ -193,6 +195,21 @@ async fn get_response(
     in_time(gateway.store.clone().get_response(request))
         .await
         .map(tonic::Response::into_inner)
+        .map_err(of_store)
+}
+
+/// A failed call to the store; one that did not answer says so itself.
+fn of_store(status: Status) -> Status {
+    let silent = [
+        Code::Unavailable,
+        Code::DeadlineExceeded,
+        Code::Cancelled,
+        Code::Unknown,
+    ];
+    if Reason::of(&status).is_none() && silent.contains(&status.code()) {
+        return Reason::StoreUnavailable.status(status.message());
+    }
+    status
 }
 
 /// Waits for the end of a stored run whose live answer got lost.

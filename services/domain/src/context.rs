@@ -91,10 +91,13 @@ pub fn resolve_input(
 }
 
 /// The items of all turns and then the input, oldest first, as the model is shown them.
+///
+/// What a turn's model could not finish saying is left out: half a call has no output, and never will.
 pub fn call_items(turns: &[Turn], input: &[ContextItem]) -> Vec<CallItem> {
-    let turns = turns
-        .iter()
-        .flat_map(|turn| turn.input.iter().chain(&turn.output));
+    let turns = turns.iter().flat_map(|turn| {
+        let output = turn.output.iter().filter(|item| is_whole(item));
+        turn.input.iter().chain(output)
+    });
     turns.chain(input).map(call_item).collect()
 }
 
@@ -141,6 +144,17 @@ pub fn check_pairs(context: &[CallItem]) -> Result<(), Error> {
     }
 }
 
+/// Whether an output item was finished.
+pub fn is_whole(item: &ContextItem) -> bool {
+    #[derive(Deserialize)]
+    struct Status<'a> {
+        #[serde(default, borrow)]
+        status: Option<std::borrow::Cow<'a, str>>,
+    }
+    serde_json::from_slice(&item.item)
+        .is_ok_and(|item: Status<'_>| item.status.as_deref() != Some("incomplete"))
+}
+
 fn head(json: &[u8]) -> Option<Head> {
     serde_json::from_slice(json).ok()
 }
@@ -180,6 +194,25 @@ mod tests {
             let context: Vec<CallItem> = context.into_iter().cloned().collect();
             assert_eq!(check_pairs(&context), expected, "{context:?}");
         }
+    }
+
+    #[test]
+    fn half_an_answer_is_not_shown_to_the_model_again() {
+        let item = |json: &'static str| ContextItem {
+            item: Bytes::from_static(json.as_bytes()),
+            upstream_id: String::new(),
+        };
+        let whole = item(r#"{"type":"message","status":"completed"}"#);
+        let half = item(r#"{"type":"function_call","call_id":"a","status":"incomplete"}"#);
+        let turn = Turn {
+            input: Vec::new(),
+            output: vec![half, whole.clone()],
+        };
+
+        let shown = call_items(&[turn], &[]);
+
+        assert_eq!(shown, [call_item(&whole)]);
+        assert_eq!(check_pairs(&shown), Ok(()));
     }
 
     #[test]

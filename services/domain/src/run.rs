@@ -13,6 +13,8 @@ use talaria_proto::v1::event::Kind;
 use talaria_proto::v1::{ContextItem, Event, Response, ResponseError, Status, Usage};
 use uuid::Uuid;
 
+use crate::context::is_whole;
+use crate::json::RawObject;
 use crate::model::{ModelEvent, Outcome, server_error};
 use crate::snapshot::{self, Snapshot};
 
@@ -39,6 +41,12 @@ pub enum Step {
     CallModel,
     /// Write the end.
     Finish(End),
+}
+
+#[derive(serde::Deserialize)]
+struct Head {
+    #[serde(rename = "type")]
+    item_type: String,
 }
 
 /// How a run ends.
@@ -86,8 +94,7 @@ impl Run {
             new: Vec::new(),
         };
         let open = run.open_items();
-        if open.is_empty() && run.ends_with_answer() {
-            // Everything was said; only the end is missing.
+        if run.holds_answer(!open.is_empty()) {
             run.outcome = Some(Outcome::Completed);
         }
         for index in open {
@@ -224,14 +231,7 @@ impl Run {
 
     /// The output so far that the model is shown again: whole items, none that was cut off.
     pub fn whole_output(&self) -> Vec<ContextItem> {
-        let whole = |item: &ContextItem| {
-            let item: Result<crate::model::Object, _> = serde_json::from_slice(&item.item);
-            item.is_ok_and(|item| {
-                item.get("status")
-                    .is_none_or(|status| status != "incomplete")
-            })
-        };
-        self.output().into_iter().filter(whole).collect()
+        self.output().into_iter().filter(is_whole).collect()
     }
 
     /// Hands out the events made since the last time.
@@ -244,20 +244,28 @@ impl Run {
         self.new.len()
     }
 
-    /// Whether the last item is a whole message or a whole call.
-    fn ends_with_answer(&self) -> bool {
-        let last = self.output().pop();
-        let item: Option<crate::model::Object> =
-            last.and_then(|last| serde_json::from_slice(&last.item).ok());
-        item.is_some_and(|item| {
-            let answer = ["message", "function_call", "custom_tool_call"];
-            let is = |name: &str, values: &[&str]| {
-                item.get(name)
-                    .and_then(|v| v.as_str())
-                    .is_some_and(|v| values.contains(&v))
-            };
-            is("type", &answer) && is("status", &["completed"])
-        })
+    /// Whether a run that is resumed has its answer, so that asking the model again would only repeat it.
+    ///
+    /// A whole call of the client's is one: asked again, the model would make it again. A whole message is one only if
+    /// no call can follow it.
+    fn holds_answer(&self, was_cut: bool) -> bool {
+        let whole: Vec<String> = self
+            .whole_output()
+            .iter()
+            .filter_map(|item| serde_json::from_slice::<Head>(&item.item).ok())
+            .map(|head| head.item_type)
+            .collect();
+        let calls = ["function_call", "custom_tool_call"];
+        let ends_with_message = whole.last().is_some_and(|last| last == "message");
+        whole
+            .iter()
+            .any(|item_type| calls.contains(&item_type.as_str()))
+            || (ends_with_message && !was_cut && !self.offers_tools())
+    }
+
+    fn offers_tools(&self) -> bool {
+        let settings = RawObject::parse(&self.snapshot.base().settings);
+        settings.is_ok_and(|settings| settings.get("tools").is_some_and(|tools| tools != "[]"))
     }
 
     fn open_items(&self) -> Vec<usize> {

@@ -25,12 +25,24 @@ pub struct ActiveRun {
 }
 
 impl ActiveRuns {
+    /// Knows a run by its id. An earlier execution of it, which lost it and has yet to notice, is asked to stop.
     pub fn insert(&self, id: Uuid, run: ActiveRun) {
-        self.lock().insert(id, run);
+        let feed = Arc::clone(&run.feed);
+        let earlier = self.lock().insert(id, run);
+        if let Some(earlier) = earlier.filter(|earlier| !Arc::ptr_eq(&earlier.feed, &feed)) {
+            earlier.cancel.cancel();
+        }
     }
 
-    pub fn remove(&self, id: Uuid) {
-        self.lock().remove(&id);
+    /// Forgets the execution that this feed belongs to; not one that came after it.
+    pub fn remove(&self, id: Uuid, feed: &Arc<Feed>) {
+        let mut runs = self.lock();
+        if runs
+            .get(&id)
+            .is_some_and(|run| Arc::ptr_eq(&run.feed, feed))
+        {
+            runs.remove(&id);
+        }
     }
 
     /// The active run of this tenant.

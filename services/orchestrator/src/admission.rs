@@ -16,12 +16,16 @@ use talaria_runtime::{clock, ids};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use crate::journal::{Journal, deadline};
+use crate::journal::{Journal, deadline, within};
 
 /// A conversation moves on under a request at most this often before the request is refused.
 const CONVERSATION_TRIES: usize = 3;
-/// How long an admission waits for a store that does not answer.
+/// How long one call may take, and how long an admission waits for a store that does not answer: together less than
+/// a façade waits for an admission.
+const CALL: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest that a write which nobody waits for any more may still reach the database: two batches and a statement.
+const ON_ITS_WAY: Duration = Duration::from_secs(30);
 
 /// A run that may begin.
 #[derive(Debug)]
@@ -37,6 +41,29 @@ pub struct Admitted {
     pub event_count: u64,
 }
 
+/// Why a run did not begin.
+#[derive(Debug)]
+pub enum Refusal {
+    /// It was refused, and nothing of it was written.
+    Refused(Status),
+    /// The store never said what became of it.
+    Unknown(Status),
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Refused(status) | Refusal::Unknown(status) => status,
+        }
+    }
+}
+
 /// Checks a request against what it continues from, and writes the run down unless it is ephemeral.
 ///
 /// A refusal leaves nothing behind.
@@ -47,23 +74,18 @@ pub async fn admit(
     agent_name: &str,
     id: Uuid,
     request: &RunRequest,
-) -> Result<Admitted, Status> {
-    let mut tries = 0;
-    loop {
-        tries += 1;
+) -> Result<Admitted, Refusal> {
+    for _ in 0..CONVERSATION_TRIES {
         match admit_once(journal, owner, tenant, agent_name, id, request).await {
-            Err(status)
-                if Reason::of(&status) == Some(Reason::ConversationChanged)
-                    && tries < CONVERSATION_TRIES => {}
-            Err(status) if Reason::of(&status) == Some(Reason::ConversationChanged) => {
-                return Err(Reason::ConversationResponseNotCompleted.status_at(
-                    "conversation",
-                    "The conversation's active response is not completed yet.",
-                ));
-            }
+            Err(Refusal::Refused(status))
+                if Reason::of(&status) == Some(Reason::ConversationChanged) => {}
             outcome => return outcome,
         }
     }
+    let message = "The conversation's active response is not completed yet.";
+    Err(Refusal::Refused(
+        Reason::ConversationResponseNotCompleted.status_at("conversation", message),
+    ))
 }
 
 async fn admit_once(
@@ -73,7 +95,7 @@ async fn admit_once(
     agent_name: &str,
     id: Uuid,
     request: &RunRequest,
-) -> Result<Admitted, Status> {
+) -> Result<Admitted, Refusal> {
     let input = context::input_items(&request.input).map_err(|error| bad_context(&error))?;
     let mut context = load_context(journal, tenant, request, &input).await?;
     let items = std::mem::take(&mut context.items);
@@ -154,7 +176,9 @@ async fn load_context(
         conversation: request.conversation.clone(),
         item_ids,
     };
-    journal.load_context(load).await
+    within(CALL, journal.load_context(load))
+        .await
+        .map_err(store_status)
 }
 
 /// The response as it looks when it is created.
@@ -200,15 +224,18 @@ fn bad_context(error: &context::Error) -> Status {
 }
 
 /// Writes the run down; repeats itself while the store does not say what became of it.
-async fn write(journal: &Journal, admission: AdmitRunRequest) -> Result<i32, Status> {
+async fn write(journal: &Journal, admission: AdmitRunRequest) -> Result<i32, Refusal> {
     let started = tokio::time::Instant::now();
     let mut pause = Duration::from_millis(20);
     loop {
         let mut client = journal.client();
-        match deadline(client.admit_run(admission.clone())).await {
+        let call = client.admit_run(admission.clone());
+        match within(CALL, call).await {
             Ok(admitted) => return Ok(admitted.into_inner().epoch),
-            Err(status) if !is_unknown(&status) => return Err(status),
-            Err(status) if started.elapsed() > PATIENCE => return Err(status),
+            Err(status) if !is_unknown(&status) => return Err(Refusal::Refused(status)),
+            Err(status) if started.elapsed() > PATIENCE => {
+                return Err(Refusal::Unknown(store_status(status)));
+            }
             Err(_) => {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(1));
@@ -217,8 +244,16 @@ async fn write(journal: &Journal, admission: AdmitRunRequest) -> Result<i32, Sta
     }
 }
 
+/// A store that did not answer, as callers are told of it.
+fn store_status(status: Status) -> Status {
+    if is_unknown(&status) && Reason::of(&status).is_none() {
+        return Reason::StoreUnavailable.status("The store is not available right now.");
+    }
+    status
+}
+
 /// Whether a status leaves open what happened.
-pub fn is_unknown(status: &Status) -> bool {
+fn is_unknown(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
@@ -226,6 +261,8 @@ pub fn is_unknown(status: &Status) -> bool {
 }
 
 /// Makes sure that a run whose admission was never answered does not exist. Goes on until the store says so.
+///
+/// That it is not there says nothing while the admission may still be on its way to the database.
 pub async fn revoke(journal: &Journal, tenant: String, id: Uuid) {
     const LONGEST: Duration = Duration::from_hours(1);
     let started = tokio::time::Instant::now();
@@ -236,8 +273,9 @@ pub async fn revoke(journal: &Journal, tenant: String, id: Uuid) {
     while started.elapsed() < LONGEST {
         let mut client = journal.client();
         match deadline(client.delete_response(request.clone())).await {
-            Err(status) if is_unknown(&status) => tokio::time::sleep(Duration::from_secs(1)).await,
-            _ => return,
+            Ok(_) => return,
+            Err(status) if !is_unknown(&status) && started.elapsed() > ON_ITS_WAY => return,
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     }
 }

@@ -81,7 +81,8 @@ impl Journal {
         let started = tokio::time::Instant::now();
         let mut pause = Duration::from_millis(20);
         loop {
-            let Err(status) = deadline(call()).await else {
+            // Boxed, because it is large and every run holds one.
+            let Err(status) = deadline(Box::pin(call())).await else {
                 return Ok(());
             };
             match status.code() {
@@ -102,12 +103,20 @@ impl Journal {
 
 /// Bounds one call to the store.
 pub async fn deadline<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    within(CALL, call).await
+}
+
+/// Bounds one call to the store by a time of its own.
+pub async fn within<T>(
+    longest: Duration,
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
     let late = || {
         Err(Status::deadline_exceeded(
             "the store did not answer in time",
         ))
     };
-    tokio::time::timeout(CALL, call)
+    tokio::time::timeout(longest, call)
         .await
         .unwrap_or_else(|_| late())
 }

@@ -156,7 +156,7 @@ impl Shared {
                 // It stays under this process's name without being executed, and is claimed again.
                 Err(_) => tracing::error!(response.id = %response, "executing the run panicked"),
             }
-            shared.active.remove(id);
+            shared.active.remove(id, &feed);
             feed.leave();
             drop(place);
         });

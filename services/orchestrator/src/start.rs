@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
 use crate::active::ActiveRun;
-use crate::admission::{self, Admitted, admit, is_unknown};
+use crate::admission::{self, Admitted, Refusal, admit};
 use crate::execution::{Ephemeral, Execution, Sink, Stored};
 use crate::feed::Feed;
 use crate::service::{Shared, events};
@@ -105,16 +105,17 @@ async fn admit_stored(
     .await;
     let admitted = match admitted {
         Ok(admitted) => admitted,
-        Err(status) => {
-            let refusal = status.clone();
+        Err(Refusal::Refused(status)) => {
+            shared.active.remove(id, &feed);
+            return Err(status);
+        }
+        Err(Refusal::Unknown(status)) => {
             let task = Arc::clone(shared);
             shared.tasks.spawn(async move {
-                if is_unknown(&status) {
-                    admission::revoke(&task.journal, tenant, id).await;
-                }
-                task.active.remove(id);
+                admission::revoke(&task.journal, tenant, id).await;
+                task.active.remove(id, &feed);
             });
-            return Err(refusal);
+            return Err(status);
         }
     };
     let Admitted {

@@ -11,60 +11,61 @@ use talaria_proto::v1::{
     ClaimRunsRequest, ClaimedRun, ContextItem, EndLeaseRequest, RenewLeaseRequest,
 };
 use talaria_runtime::clock;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::execution::{Execution, Left, Sink, Stored};
 use crate::feed::Feed;
-use crate::journal::deadline;
+use crate::journal::{deadline, within};
 use crate::service::Shared;
 
+/// Runs that one claim brings, each with its whole log and context.
+const CLAIM_AT_ONCE: usize = 8;
 /// How often runs without an owner are looked for.
 const CLAIM_EVERY: Duration = Duration::from_secs(1);
 
 /// Renews this process's lease for as long as it is polled, and claims orphaned runs until the process drains.
 ///
-/// Dropping it is harmless: what was claimed and is not executed is claimed again when the lease is over.
+/// Two loops, because reading what others left may take longer than a lease. Dropping it is harmless: what was claimed
+/// and is not executed is claimed again.
 pub async fn run(shared: Arc<Shared>) {
-    let mut renewed: Option<Instant> = None;
-    let mut alone = shared.config.alone;
+    tokio::join!(keep_lease(&shared), claim_orphans(&shared));
+}
+
+async fn keep_lease(shared: &Shared) {
+    let every = shared.config.lease / 4;
     loop {
-        let due = renewed.is_none_or(|renewed| renewed.elapsed() >= shared.config.lease / 4);
-        if due {
-            let now = Instant::now();
-            match renew(&shared).await {
-                Ok(()) => {
-                    renewed = Some(now);
-                    // Only the first time sets it.
-                    let _ = shared.registered.set(());
-                }
-                Err(status) => {
-                    tracing::warn!(code = ?status.code(), "could not renew the lease");
-                }
-            }
+        match renew(shared, every).await {
+            // Only the first time sets it.
+            Ok(()) => drop(shared.registered.set(())),
+            Err(status) => tracing::warn!(code = ?status.code(), "could not renew the lease"),
         }
-        if renewed.is_some() && !shared.draining.is_cancelled() {
-            if alone {
-                alone = end_other_leases(&shared).await.is_err();
-            }
-            if let Err(status) = claim(&shared).await {
-                tracing::warn!(code = ?status.code(), "could not look for orphaned runs");
-            }
-        }
-        tokio::time::sleep(CLAIM_EVERY.min(shared.config.lease / 4)).await;
+        tokio::time::sleep(every).await;
     }
 }
 
-async fn renew(shared: &Shared) -> Result<(), Status> {
+async fn renew(shared: &Shared, longest: Duration) -> Result<(), Status> {
     let request = RenewLeaseRequest {
         incarnation: shared.incarnation.to_string(),
         address: shared.config.address.clone(),
         lease_ms: u32::try_from(shared.config.lease.as_millis()).unwrap_or(u32::MAX),
     };
-    deadline(shared.journal.client().renew_lease(request))
-        .await
-        .map(drop)
+    let mut client = shared.journal.client();
+    within(longest, client.renew_lease(request)).await.map(drop)
+}
+
+async fn claim_orphans(shared: &Arc<Shared>) {
+    shared.registered.wait().await;
+    let mut alone = shared.config.alone;
+    while !shared.draining.is_cancelled() {
+        if alone {
+            alone = end_other_leases(shared).await.is_err();
+        }
+        if let Err(status) = claim(shared).await {
+            tracing::warn!(code = ?status.code(), "could not look for orphaned runs");
+        }
+        tokio::time::sleep(CLAIM_EVERY.min(shared.config.lease / 4)).await;
+    }
 }
 
 async fn end_other_leases(shared: &Shared) -> Result<(), Status> {
@@ -97,7 +98,7 @@ async fn claim(shared: &Arc<Shared>) -> Result<(), Status> {
     let (executing, as_of) = shared.active.ids();
     let request = ClaimRunsRequest {
         owner: shared.incarnation.to_string(),
-        limit: u32::try_from(free.min(32)).unwrap_or(32),
+        limit: u32::try_from(free.min(CLAIM_AT_ONCE)).unwrap_or(1),
         executing: executing
             .into_iter()
             .map(|id| ResponseId(id).to_string())
@@ -134,10 +135,12 @@ fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String> {
         &request.parameters[..]
     };
     let parameters = serde_json::from_slice(parameters).map_err(|error| error.to_string())?;
+    // An agent that is gone leaves its runs to the default one.
     let agent = shared
         .agents
         .select(&request.model)
-        .map_err(|_| "its agent is gone")?;
+        .or_else(|_| shared.agents.select(""));
+    let agent = agent.map_err(|_| "there is no agent")?;
     let feed = Feed::new(snapshot.next_sequence_number());
     let input = |item| ContextItem {
         item,

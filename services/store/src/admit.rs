@@ -96,7 +96,7 @@ async fn runs_admit(connection: &Object, batch: &[Admit]) -> Result<Vec<Outcome>
         SELECT id, 0, last_seq, 1, chunk
         FROM admitted
         JOIN response_made USING (id)
-        RETURNING response_id";
+        RETURNING response_id, epoch, last_seq";
     let ids: Vec<Uuid> = batch.iter().map(|run| run.events.response).collect();
     let tenants: Vec<&str> = batch.iter().map(|run| run.tenant.as_str()).collect();
     let owners: Vec<Uuid> = batch.iter().map(|run| run.owner).collect();

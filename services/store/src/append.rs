@@ -63,7 +63,7 @@ async fn events_append(database: &Database, batch: &[Append]) -> Result<Vec<Outc
         INSERT INTO event_chunk (response_id, first_seq, last_seq, epoch, body)
         SELECT response_id, first_seq, last_seq, epoch, body
         FROM own
-        RETURNING response_id";
+        RETURNING response_id, epoch, last_seq";
     let ids: Vec<Uuid> = batch.iter().map(|append| append.response).collect();
     let epochs: Vec<i32> = batch.iter().map(|append| append.epoch).collect();
     let firsts: Vec<i64> = batch.iter().map(|append| append.first_seq).collect();
@@ -77,16 +77,22 @@ async fn events_append(database: &Database, batch: &[Append]) -> Result<Vec<Outc
     outcomes(&connection, &rows, batch.iter()).await
 }
 
-/// What became of each append, given the responses that the statement stored one for.
+/// What became of each append, given the chunks that the statement stored: response, epoch, last number.
+///
+/// The epoch counts: an owner and the one that it took over from may stand in one batch, for the same numbers.
 pub async fn outcomes<'a>(
     connection: &Object,
     stored: &[Row],
     appends: impl Iterator<Item = &'a Append>,
 ) -> Result<Vec<Outcome>, Error> {
-    let stored: HashSet<Uuid> = stored.iter().map(|row| row.get(0)).collect();
+    let stored: HashSet<(Uuid, i32, i64)> = stored
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .collect();
     let mut outcomes = Vec::with_capacity(appends.size_hint().0);
     for append in appends {
-        outcomes.push(if stored.contains(&append.response) {
+        let key = (append.response, append.epoch, append.last_seq());
+        outcomes.push(if stored.contains(&key) {
             Outcome::Stored
         } else {
             event_chunk_compare(connection, append).await?

@@ -36,6 +36,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a row that is referred to is not there.
+    pub fn is_missing_reference(&self) -> bool {
+        match self {
+            Self::Query(error) => error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION),
+            _ => false,
+        }
+    }
+
     /// Whether repeating the same call may succeed: the outcome is unknown, or the database cannot take it now.
     pub fn is_transient(&self) -> bool {
         match self {

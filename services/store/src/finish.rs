@@ -74,7 +74,7 @@ async fn runs_finish(database: &Database, batch: &[Finish]) -> Result<Vec<Outcom
         INSERT INTO event_chunk (response_id, first_seq, last_seq, epoch, body)
         SELECT response_id, first_seq, last_seq, epoch, chunk
         FROM own
-        RETURNING response_id";
+        RETURNING response_id, epoch, last_seq";
     let ids: Vec<Uuid> = batch.iter().map(|end| end.append.response).collect();
     let epochs: Vec<i32> = batch.iter().map(|end| end.append.epoch).collect();
     let firsts: Vec<i64> = batch.iter().map(|end| end.append.first_seq).collect();

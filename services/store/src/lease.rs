@@ -27,7 +27,8 @@ pub async fn lease_renew(
     .await
 }
 
-/// Ends the lease of one process, or of all but one.
+/// Ends the lease of one process, or of all but one. Runs that a process gives up itself have not cost it its life: that
+/// attempt does not count.
 pub async fn lease_end(
     database: &Database,
     incarnation: Option<Uuid>,
@@ -35,6 +36,11 @@ pub async fn lease_end(
 ) -> Result<(), Error> {
     const SQL: &str = "
         -- lease_end
+        WITH released AS (
+            UPDATE response
+            SET attempt = attempt - 1
+            WHERE owner = $1 AND status IN (1, 2)
+        )
         DELETE FROM orchestrator
         WHERE incarnation = $1 OR incarnation <> $2";
     within_deadline(async {

@@ -36,7 +36,7 @@ pub async fn response_get(
     };
     let next_seq = row.get(0);
     let Some(body) = row.get::<_, Option<&[u8]>>(1) else {
-        return response_fold(database, id).await.map(Some);
+        return response_fold(database, id).await;
     };
     let mut response: Response = decode("response_final", id, body)?;
     if let Some(turn) = row.get::<_, Option<&[u8]>>(2) {
@@ -46,8 +46,8 @@ pub async fn response_get(
     Ok(Some(Found { response, next_seq }))
 }
 
-/// An active response, folded from its log.
-async fn response_fold(database: &Database, id: Uuid) -> Result<Found, Error> {
+/// An active response, folded from its log; none if it was deleted meanwhile.
+async fn response_fold(database: &Database, id: Uuid) -> Result<Option<Found>, Error> {
     let broken = |reason: String| Error::BrokenRow {
         table: "event_chunk",
         id,
@@ -76,10 +76,10 @@ async fn response_fold(database: &Database, id: Uuid) -> Result<Found, Error> {
             break;
         }
     }
-    Ok(Found {
+    Ok((last >= 0).then(|| Found {
         response: snapshot.response(),
         next_seq: last + 1,
-    })
+    }))
 }
 
 /// Decodes a stored message.

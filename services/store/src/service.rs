@@ -203,7 +203,15 @@ impl StoreService for Store {
             parent_turn: parent,
             conversation,
         };
-        written(self.inner.admissions.write(admit).await, || {
+        let outcome = self.inner.admissions.write(admit).await;
+        if outcome
+            .as_ref()
+            .is_err_and(|error| error.is_missing_reference())
+        {
+            let message = "The previous response was deleted.";
+            return Err(Reason::PreviousResponseNotFound.status_at("previous_response_id", message));
+        }
+        written(outcome, || {
             Reason::ConversationChanged.status("The conversation changed at the same moment.")
         })?;
         Ok(Response::new(AdmitRunResponse { epoch: FIRST_EPOCH }))
@@ -370,7 +378,15 @@ impl StoreService for Store {
         let database = &self.inner.database;
         let mut runs = Vec::new();
         for claimed in lease::runs_claim(database, owner, &executing, i64::from(limit)).await? {
-            runs.push(claimed_run(database, claimed).await?);
+            let id = claimed.response;
+            // One run that cannot be read must not keep the others from their new owner.
+            match claimed_run(database, claimed).await {
+                Ok(run) => runs.push(run),
+                Err(status) => {
+                    let code = status.code();
+                    tracing::error!(response.id = %ResponseId(id), ?code, "cannot hand a run over");
+                }
+            }
         }
         Ok(Response::new(ClaimRunsResponse { runs }))
     }

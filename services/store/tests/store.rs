@@ -241,6 +241,81 @@ async fn what_does_not_continue_the_log_stores_nothing() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn two_owners_in_one_batch_do_not_both_hear_that_they_wrote() -> anyhow::Result<()> {
+    let fixture = fixture().await?;
+    let mut old = Writer::new(&fixture, "a");
+    old.admit().await?;
+    let claim = ClaimRunsRequest {
+        owner: ids::new_id().to_string(),
+        limit: 1,
+        ..Default::default()
+    };
+    let claimed = old
+        .client
+        .claim_runs(claim)
+        .await?
+        .into_inner()
+        .runs
+        .remove(0);
+    let late = old.say("late");
+    let mut new = late.clone();
+    new.epoch = claimed.epoch;
+
+    // Deltas are gathered for some milliseconds, so these two share a statement.
+    let (mut first, mut second) = (old.client.clone(), old.client.clone());
+    let (late, new) = tokio::join!(first.append_events(late), second.append_events(new));
+
+    assert_eq!(Reason::of(&late.unwrap_err()), Some(Reason::RunLost));
+    new.context("the owner writes")?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn turns_that_were_only_kept_for_a_deleted_one_go_with_it() -> anyhow::Result<()> {
+    let fixture = fixture().await?;
+    let mut client = fixture.client.clone();
+    let mut parent: Option<String> = None;
+    let mut names = Vec::new();
+    for _ in 0..3 {
+        let mut run = Writer::new(&fixture, "a");
+        let mut admission = run.admission();
+        admission.parent_response_id = parent;
+        client.admit_run(admission).await?;
+        client.finish_run(run.end(&End::Completed)).await?;
+        parent = Some(run.name());
+        names.push(run.name());
+    }
+    let session = fixture.database.connect().await?;
+    let mut left = Vec::new();
+    for name in names {
+        let delete = DeleteResponseRequest {
+            tenant: "a".into(),
+            response_id: name,
+        };
+        client.delete_response(delete).await?;
+        let turns = session.query_one("SELECT count(*) FROM turn", &[]).await?;
+        left.push(turns.get::<_, i64>(0));
+    }
+
+    assert_eq!(left, [3, 3, 0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_run_cannot_continue_from_a_turn_that_is_gone() -> anyhow::Result<()> {
+    let fixture = fixture().await?;
+    let mut run = Writer::new(&fixture, "a");
+    let mut admission = run.admission();
+    admission.parent_response_id = Some(ResponseId(ids::new_id()).to_string());
+
+    let refused = run.client.admit_run(admission).await.unwrap_err();
+
+    assert_eq!(Reason::of(&refused), Some(Reason::PreviousResponseNotFound));
+    assert!(run.get().await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
 async fn appends_of_many_runs_at_once_keep_each_log_in_order() -> anyhow::Result<()> {
     let fixture = fixture().await?;
     let mut runs = tokio::task::JoinSet::new();
@@ -471,11 +546,11 @@ async fn orphans_are_claimed_once_under_a_new_epoch_and_the_old_owner_is_fenced(
         .into_inner();
     assert_eq!(own.runs, [], "its owner executes it");
 
-    let end = EndLeaseRequest {
-        incarnation: run.owner.to_string(),
-        all_except: None,
+    let dead = EndLeaseRequest {
+        incarnation: String::new(),
+        all_except: Some(rival.to_string()),
     };
-    client.end_lease(end).await?;
+    client.end_lease(dead).await?;
     let claimed = client.claim_runs(claim(rival, vec![])).await?.into_inner();
     assert_eq!(claimed.runs.len(), 1);
     assert_eq!((claimed.runs[0].epoch, claimed.runs[0].attempt), (2, 2));
@@ -491,6 +566,21 @@ async fn orphans_are_claimed_once_under_a_new_epoch_and_the_old_owner_is_fenced(
     };
     let newer = client.claim_runs(before_it).await?.into_inner();
     assert_eq!(newer.runs, [], "it may have begun after the list was made");
+    let released = EndLeaseRequest {
+        incarnation: rival.to_string(),
+        all_except: None,
+    };
+    client.end_lease(released).await?;
+    let handed_on = client
+        .claim_runs(claim(ids::new_id(), vec![]))
+        .await?
+        .into_inner();
+    assert_eq!(
+        (handed_on.runs[0].epoch, handed_on.runs[0].attempt),
+        (3, 2),
+        "an attempt that was released does not count"
+    );
+    client.renew_lease(lease(rival)).await?;
     let lost_by_itself = client.claim_runs(claim(rival, vec![])).await?.into_inner();
     assert_eq!(
         lost_by_itself.runs.len(),

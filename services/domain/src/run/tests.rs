@@ -277,6 +277,61 @@ fn a_resumed_run_seals_what_was_open_and_goes_on_with_new_items() {
     "#);
 }
 
+/// Resumes after `log` and says whether the run asks the model again.
+fn asks_again(tools: &str, events: Vec<ModelEvent>) -> bool {
+    let settings = Bytes::from(format!(r#"{{"tools":{tools}}}"#));
+    let mut run = Run::create(
+        ID,
+        Response {
+            settings,
+            ..Default::default()
+        },
+    );
+    run.start();
+    for event in events {
+        run.on_model(event);
+    }
+    let log = run.take_events();
+    Run::resume(ID, Snapshot::of(&log).unwrap()).next_step() == Step::CallModel
+}
+
+#[test]
+fn a_resumed_run_asks_the_model_again_unless_it_has_its_answer() {
+    let message = || {
+        done(
+            0,
+            json!({"type": "message", "content": [{"type": "output_text", "text": "a"}]}),
+        )
+    };
+    let call = |key| {
+        done(
+            key,
+            json!({"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}),
+        )
+    };
+    let half_call = |key| {
+        added(
+            key,
+            json!({"type": "function_call", "call_id": "d", "name": "f"}),
+        )
+    };
+    let tools = r#"[{"type":"function"}]"#;
+
+    assert!(asks_again("[]", vec![]));
+    assert!(asks_again("[]", vec![delta(0, Field::Text, "half")]));
+    assert!(!asks_again("[]", vec![message()]));
+    assert!(
+        asks_again(tools, vec![message()]),
+        "a call may have followed"
+    );
+    assert!(asks_again(tools, vec![message(), half_call(1)]));
+    assert!(!asks_again(tools, vec![message(), call(1)]));
+    assert!(
+        !asks_again(tools, vec![call(0), half_call(1)]),
+        "it would be called twice"
+    );
+}
+
 fn any_item() -> impl Strategy<Value = Value> {
     let text = "[a-c]{0,4}";
     prop_oneof![

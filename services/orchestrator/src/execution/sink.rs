@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use talaria_proto::v1::start_run_response::Message;
 use talaria_proto::v1::{
@@ -17,6 +18,9 @@ use tonic::Status;
 use super::Left;
 use crate::feed::Feed;
 use crate::journal::Journal;
+
+/// How long the reader of an ephemeral run may read nothing before the run is given up.
+const UNREAD: Duration = Duration::from_mins(1);
 
 /// Where events go.
 #[derive(Clone, Debug)]
@@ -141,6 +145,8 @@ impl Ephemeral {
         let message = StartRunResponse {
             message: Some(message),
         };
-        self.to.send(Ok(message)).await.map_err(|_| Left::Abandoned)
+        let sent = tokio::time::timeout(UNREAD, self.to.send(Ok(message))).await;
+        sent.map_err(|_| Left::Abandoned)?
+            .map_err(|_| Left::Abandoned)
     }
 }
