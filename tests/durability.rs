@@ -1,12 +1,12 @@
 //! What a client was told stays true until it is deleted; then nothing of it is left.
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use serde_json::{Value, json};
+use talaria_testkit::check;
 use talaria_testkit::deadline::within;
 use talaria_testkit::sse::Frame;
 use talaria_testkit::stack::{Options, Stack};
 use talaria_testkit::upstream::{Ending, ResponsesStream, Script};
-use talaria_testkit::{check, postgres::TestDatabase};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -116,7 +116,7 @@ async fn deleting_an_active_response_cancels_it_and_leaves_nothing() -> anyhow::
     let replay = stack.url(&format!("/v1/responses/{id}?stream=true"));
     assert_eq!(stack.http.get(replay).send().await?.status(), 404);
     assert_eq!(delete(&stack, &id).await?.0, 404);
-    assert_eq!(rows(stack.database()).await?, [] as [String; 0]);
+    assert_eq!(stack.rows().await?, [] as [String; 0]);
     Ok(())
 }
 
@@ -137,7 +137,7 @@ async fn deleting_a_finished_response_leaves_nothing() -> anyhow::Result<()> {
         again["error"]["message"],
         format!("Response not found: {id}")
     );
-    assert_eq!(rows(stack.database()).await?, [] as [String; 0]);
+    assert_eq!(stack.rows().await?, [] as [String; 0]);
     Ok(())
 }
 
@@ -157,7 +157,7 @@ async fn of_two_clients_that_delete_an_active_response_one_does() -> anyhow::Res
     shown.extend(creator.collect().await?);
     let seen = check::stream(&shown).map_err(anyhow::Error::msg)?;
     assert_eq!(seen.status, "cancelled");
-    assert_eq!(rows(stack.database()).await?, [] as [String; 0]);
+    assert_eq!(stack.rows().await?, [] as [String; 0]);
     Ok(())
 }
 
@@ -177,29 +177,4 @@ fn response_id(frames: &[Frame]) -> anyhow::Result<String> {
     let first = frames.first().context("no frames")?.json();
     let id = first["response"]["id"].as_str();
     Ok(id.with_context(|| format!("no id in {first}"))?.to_owned())
-}
-
-/// The tables that hold rows, but for those about processes and migrations.
-async fn rows(database: Option<&TestDatabase>) -> anyhow::Result<Vec<String>> {
-    const TABLES: &str = "SELECT relname::text FROM pg_class
-        WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
-          AND relname NOT IN ('orchestrator', 'refinery_schema_history')";
-    let session = database
-        .context("a database of one's own")?
-        .connect()
-        .await?;
-    let tables = session.query(TABLES, &[]).await?;
-    ensure!(tables.len() > 5, "the tables are elsewhere");
-    let mut found = Vec::new();
-    for table in &tables {
-        let table: String = table.get(0);
-        let row = session
-            .query_one(&format!("SELECT count(*) FROM {table}"), &[])
-            .await?;
-        let count: i64 = row.get(0);
-        if count > 0 {
-            found.push(format!("{count} in {table}"));
-        }
-    }
-    Ok(found)
 }

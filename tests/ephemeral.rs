@@ -1,6 +1,6 @@
 //! A stored run outlives its client; one that is not stored ends with it and leaves no trace.
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use futures::future::{Either, select};
 use serde_json::{Value, json};
 use talaria_testkit::check;
@@ -27,7 +27,7 @@ async fn an_ephemeral_stream_is_whole_and_was_never_there() -> anyhow::Result<()
     let mut frames = reader.until_event("response.output_text.delta").await?;
     let id = response_id(&frames)?;
     assert_eq!(stack.get(&id).await?.0, 404, "while it runs");
-    assert_eq!(rows(&stack).await?, [] as [String; 0], "while it runs");
+    assert_eq!(stack.rows().await?, [] as [String; 0], "while it runs");
     stack.upstream.open("rest");
     frames.extend(reader.collect().await?);
 
@@ -42,7 +42,7 @@ async fn an_ephemeral_stream_is_whole_and_was_never_there() -> anyhow::Result<()
     assert_eq!(stack.http.delete(&url).send().await?.status(), 404);
     let replay = stack.http.get(format!("{url}?stream=true")).send().await?;
     assert_eq!(replay.status(), 404);
-    assert_eq!(rows(&stack).await?, [] as [String; 0]);
+    assert_eq!(stack.rows().await?, [] as [String; 0]);
     Ok(())
 }
 
@@ -61,7 +61,7 @@ async fn an_ephemeral_answer_is_whole_and_was_never_there() -> anyhow::Result<()
     assert_eq!(response["output"][0]["content"][0]["text"], "Hello");
     let id = response["id"].as_str().context("an id")?;
     assert_eq!(stack.get(id).await?.0, 404);
-    assert_eq!(rows(&stack).await?, [] as [String; 0]);
+    assert_eq!(stack.rows().await?, [] as [String; 0]);
     Ok(())
 }
 
@@ -74,7 +74,7 @@ async fn an_ephemeral_run_ends_with_the_connection_of_its_client() -> anyhow::Re
     let waited_for = leave_answer(&stack, false).await?;
     assert_eq!(waited_for.closed().await?, Ending::ClientGone);
 
-    assert_eq!(rows(&stack).await?, [] as [String; 0]);
+    assert_eq!(stack.rows().await?, [] as [String; 0]);
     Ok(())
 }
 
@@ -104,12 +104,12 @@ async fn an_ephemeral_turn_leaves_its_conversation_as_it_was() -> anyhow::Result
     let first = stack
         .create_json(&json!({"input": "one", "conversation": "c"}))
         .await?;
-    let before = rows(&stack).await?;
+    let before = stack.rows().await?;
 
     stack.upstream.push(answer());
     let ephemeral = json!({"input": "two", "conversation": "c", "store": false});
     stack.create_json(&ephemeral).await?;
-    assert_eq!(rows(&stack).await?, before);
+    assert_eq!(stack.rows().await?, before);
     stack.upstream.push(answer());
     stack
         .create_json(&json!({"input": "three", "conversation": "c"}))
@@ -194,29 +194,6 @@ async fn only_id(stack: &Stack) -> anyhow::Result<String> {
         &[],
     );
     Ok(row.await?.get(0))
-}
-
-/// The tables that hold rows, but for those about processes and migrations.
-async fn rows(stack: &Stack) -> anyhow::Result<Vec<String>> {
-    const TABLES: &str = "SELECT relname::text FROM pg_class
-        WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
-          AND relname NOT IN ('orchestrator', 'refinery_schema_history')";
-    let database = stack.database().context("a database of one's own")?;
-    let session = database.connect().await?;
-    let tables = session.query(TABLES, &[]).await?;
-    ensure!(tables.len() > 5, "the tables are elsewhere");
-    let mut found = Vec::new();
-    for table in &tables {
-        let table: String = table.get(0);
-        let row = session
-            .query_one(&format!("SELECT count(*) FROM {table}"), &[])
-            .await?;
-        let count: i64 = row.get(0);
-        if count > 0 {
-            found.push(format!("{count} in {table}"));
-        }
-    }
-    Ok(found)
 }
 
 /// The texts that the model was shown.

@@ -175,6 +175,37 @@ impl Stack {
         self.database.as_ref()
     }
 
+    /// What the stack's own database holds: `3 in turn` for each table with rows, but for those about processes and
+    /// migrations.
+    pub async fn rows(&self) -> anyhow::Result<Vec<String>> {
+        const TABLES: &str = "
+            SELECT relname::text
+            FROM pg_class
+            WHERE relnamespace = 'public'::regnamespace
+              AND relkind = 'r'
+              AND relname NOT IN ('orchestrator', 'refinery_schema_history')
+            ORDER BY relname";
+        let database = self
+            .database
+            .as_ref()
+            .context("the database is not the stack's own")?;
+        let session = database.connect().await?;
+        let tables = session.query(TABLES, &[]).await?;
+        anyhow::ensure!(tables.len() > 5, "the tables are elsewhere");
+        let mut found = Vec::new();
+        for table in &tables {
+            let table: String = table.get(0);
+            let row = session
+                .query_one(&format!("SELECT count(*) FROM {table}"), &[])
+                .await?;
+            let count: i64 = row.get(0);
+            if count > 0 {
+                found.push(format!("{count} in {table}"));
+            }
+        }
+        Ok(found)
+    }
+
     /// The address of a path on the first façade.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.gateways[0])
