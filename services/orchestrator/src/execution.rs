@@ -253,17 +253,29 @@ impl Writer {
     }
 
     fn begin(&mut self) {
-        let mut bytes = 0;
-        let fits = self.waiting.iter().take_while(|event| {
-            bytes += event.encoded_len();
-            bytes <= WRITE_BYTES
-        });
-        let count = fits.count().max(1);
-        let events: Vec<Event> = self.waiting.drain(..count).collect();
-        self.waiting_bytes -= events.iter().map(Event::encoded_len).sum::<usize>();
+        let events = if self.waiting_bytes <= WRITE_BYTES {
+            self.waiting_bytes = 0;
+            std::mem::take(&mut self.waiting)
+        } else {
+            self.take_one_write()
+        };
         let silent = self.last_end.is_none_or(|end| end.elapsed() > SILENCE);
         let after_silence = self.watched && silent;
         self.under_way = Some(self.sink.write(&events, after_silence));
+    }
+
+    /// As many of the waiting events as one write holds; one at least.
+    fn take_one_write(&mut self) -> Vec<Event> {
+        let (mut count, mut bytes) = (0, 0);
+        for event in &self.waiting {
+            let size = event.encoded_len();
+            if count > 0 && bytes + size > WRITE_BYTES {
+                break;
+            }
+            (count, bytes) = (count + 1, bytes + size);
+        }
+        self.waiting_bytes -= bytes;
+        self.waiting.drain(..count).collect()
     }
 
     /// Waits for the write that is under way.

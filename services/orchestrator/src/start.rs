@@ -126,7 +126,6 @@ async fn admit_stored(
         response,
         events,
         event_count,
-        ..
     } = admitted;
     feed.publish(events, event_count);
     let stored = Stored {
