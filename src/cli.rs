@@ -43,6 +43,21 @@ pub enum Command {
     Store(StoreFlags),
     /// Applies the database migrations and leaves
     Migrate(MigrateFlags),
+    /// Brings over what another server stored
+    Import(ImportFlags),
+}
+
+/// Where an import comes from.
+#[derive(Args, Debug)]
+pub struct ImportFlags {
+    #[command(subcommand)]
+    pub source: ImportSource,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImportSource {
+    /// A Hermes API server's response store
+    Hermes(ImportHermesFlags),
 }
 
 /// What every command takes.
@@ -117,6 +132,24 @@ pub struct MigrateFlags {
     /// Postgres 14 or newer
     #[arg(long, value_name = "URL")]
     pub database_url: Option<SecretString>,
+}
+
+#[derive(Args, Debug, Default)]
+pub struct ImportHermesFlags {
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// The store: the file `response_store.db` of the Hermes home, which is only read
+    #[arg(long, value_name = "FILE")]
+    pub from: String,
+    /// Postgres 14 or newer [default: the private one in the data directory]
+    #[arg(long, value_name = "URL")]
+    pub database_url: Option<SecretString>,
+    /// Where the private Postgres lives [default: ./.talaria]
+    #[arg(long, value_name = "PATH", conflicts_with = "database_url")]
+    pub data_dir: Option<String>,
+    /// Whose the imported responses are
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub tenant: String,
 }
 
 impl Cli {

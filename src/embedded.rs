@@ -20,6 +20,7 @@ use anyhow::Context;
 use tracing::info;
 
 pub use self::guard::{GUARD_COMMAND, GuardArgs, become_postgres};
+pub use self::lock::InUse;
 
 use self::home::Home;
 use self::lock::Lock;

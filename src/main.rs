@@ -3,14 +3,16 @@
 mod banner;
 mod cli;
 mod embedded;
+mod import;
 mod logging;
 mod services;
 mod settings;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,7 +21,7 @@ use tracing::info;
 
 use crate::banner::{Banner, database_place};
 use crate::cli::{Cli, Invocation};
-use crate::embedded::Embedded;
+use crate::embedded::{Embedded, InUse};
 use crate::services::AllInOne;
 use crate::settings::{Database, Role, Server, Settings};
 
@@ -96,6 +98,11 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
                 services::run_store(settings, *listen, url, stop.clone()).await
             }
             Role::Migrate { database_url } => services::migrate(database_url.expose_secret()).await,
+            Role::ImportHermes {
+                from,
+                database,
+                tenant,
+            } => import_hermes(from, database, tenant, &stop).await,
         }
     };
     tokio::select! {
@@ -127,6 +134,33 @@ async fn serve(
         embedded.stop().await?;
     }
     result
+}
+
+async fn import_hermes(
+    from: &Path,
+    database: &Database,
+    tenant: &str,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let source = import::open(from)?;
+    let data_dir = match database {
+        Database::Url(url) => {
+            return import::hermes(&source, url.expose_secret(), tenant, stop).await;
+        }
+        Database::Embedded { data_dir } => data_dir,
+    };
+    let embedded = Embedded::start(data_dir).await.map_err(|error| {
+        match error.downcast_ref::<InUse>() {
+            Some(in_use) => anyhow!(
+                "{in_use}: stop it for the time of the import, or give --database-url if its database is another"
+            ),
+            None => error,
+        }
+    })?;
+    let url = embedded.database_url().to_owned();
+    let outcome = import::hermes(&source, &url, tenant, stop).await;
+    let stopped = embedded.stop().await;
+    outcome.and(stopped)
 }
 
 async fn serve_on(

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 
-use crate::settings::{Agent, CorsOrigins, Endpoint, Server, Settings};
+use crate::settings::{Agent, ChatDisconnect, CorsOrigins, Endpoint, Keeping, Server, Settings};
 
 /// How long gRPC calls may take to end when their server stops.
 const GRPC_GRACE: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ impl AllInOne {
     ) -> anyhow::Result<Self> {
         // Before anything else, so that a busy port changes nothing.
         let listener = listen(server.listen).await?;
-        let store = start_store(database_url).await?;
+        let store = start_store(database_url, &settings.keeping).await?;
         let store_link = || link::local(store.server());
         let config = orchestrator_config(settings, String::new(), alone)?;
         let orchestrator = Orchestrator::start(config, store_link())?;
@@ -128,7 +128,7 @@ pub async fn run_store(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let server = GrpcServer::bind(address, token(settings)).await?;
-    let store = start_store(database_url).await?;
+    let store = start_store(database_url, &settings.keeping).await?;
     say_address("store", server.address()?);
     let guard = server.guard();
     let service = InterceptedService::new(store.server(), guard);
@@ -152,11 +152,16 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address}"))
 }
 
-async fn start_store(database_url: &str) -> anyhow::Result<Store> {
+async fn start_store(database_url: &str, keeping: &Keeping) -> anyhow::Result<Store> {
     talaria_store::migrate(database_url)
         .await
         .context("preparing the database")?;
-    let config = talaria_store::Config::new(database_url.to_owned());
+    let config = talaria_store::Config {
+        max_responses: keeping.max_responses,
+        retention_days: keeping.retention_days,
+        event_retention_hours: keeping.event_retention_hours,
+        ..talaria_store::Config::new(database_url.to_owned())
+    };
     Store::start(&config).context("starting the store")
 }
 
@@ -184,6 +189,12 @@ fn gateway_config(server: &Server) -> talaria_gateway::Config {
         },
         max_body_bytes: server.max_body_bytes,
         keepalive: server.keepalive,
+        chat_disconnect: match server.chat_disconnect {
+            None => talaria_gateway::ChatDisconnect::BySession,
+            Some(ChatDisconnect::Detach) => talaria_gateway::ChatDisconnect::Detach,
+            Some(ChatDisconnect::Cancel) => talaria_gateway::ChatDisconnect::Cancel,
+        },
+        tool_progress_events: server.tool_progress_events,
     }
 }
 

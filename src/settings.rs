@@ -3,6 +3,7 @@
 mod agents;
 mod error;
 mod file;
+mod keeping;
 mod server;
 mod sources;
 #[cfg(test)]
@@ -18,15 +19,17 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Command, CommonFlags, OrchestratorFlags, ServeFlags};
+use crate::cli::{Command, CommonFlags, ImportSource, OrchestratorFlags};
 
 pub use self::agents::{Agent, Endpoint, Upstream};
 pub use self::error::{Error, Origin};
-pub use self::server::{CorsOrigins, Server};
+pub use self::keeping::Keeping;
+pub use self::server::{ChatDisconnect, CorsOrigins, Server};
 
 use self::agents::{Keys, agents};
 use self::error::Found;
 use self::file::File;
+use self::keeping::keeping;
 use self::server::{loopback, secret, server, service_address};
 use self::sources::{Sources, flag, required};
 
@@ -38,6 +41,7 @@ const DEFAULT_DATA_DIR: &str = "./.talaria";
 #[derive(Debug)]
 pub struct Settings {
     pub role: Role,
+    pub keeping: Keeping,
     pub runs: Runs,
     /// Whether a model name that no agent has is an error.
     pub strict_models: bool,
@@ -72,6 +76,11 @@ pub enum Role {
     },
     Migrate {
         database_url: SecretString,
+    },
+    ImportHermes {
+        from: PathBuf,
+        database: Database,
+        tenant: String,
     },
 }
 
@@ -136,12 +145,15 @@ impl Settings {
         }
         let keys = match command {
             Command::Serve(_) | Command::Orchestrator(_) => Keys::Needed,
-            Command::Gateway(_) | Command::Store(_) | Command::Migrate(_) => Keys::Unused,
+            Command::Gateway(_) | Command::Store(_) | Command::Migrate(_) | Command::Import(_) => {
+                Keys::Unused
+            }
         };
         let role = role(command, sources)?;
         let (agents, upstreams) = agents(sources, keys)?;
         Ok(Self {
             role,
+            keeping: keeping(sources),
             runs: runs(sources),
             strict_models: server::strict_models(sources),
             agents,
@@ -162,13 +174,16 @@ fn common_flags(command: &Command) -> &CommonFlags {
         Command::Orchestrator(flags) => &flags.common,
         Command::Store(flags) => &flags.common,
         Command::Migrate(flags) => &flags.common,
+        Command::Import(flags) => match &flags.source {
+            ImportSource::Hermes(flags) => &flags.common,
+        },
     }
 }
 
 fn role(command: Command, sources: &Sources<'_>) -> Result<Role, Error> {
     Ok(match command {
         Command::Serve(flags) => Role::Serve {
-            database: database(&flags, sources)?,
+            database: database(flags.database_url, flags.data_dir, sources)?,
             server: server(flags.listen, sources)?,
         },
         Command::Gateway(flags) => Role::Gateway {
@@ -188,6 +203,31 @@ fn role(command: Command, sources: &Sources<'_>) -> Result<Role, Error> {
         Command::Migrate(flags) => Role::Migrate {
             database_url: required_database_url(flags.database_url, sources)?,
         },
+        Command::Import(flags) => import(flags.source, sources)?,
+    })
+}
+
+fn import(source: ImportSource, sources: &Sources<'_>) -> Result<Role, Error> {
+    let ImportSource::Hermes(flags) = source;
+    let from = PathBuf::from(&flags.from);
+    if !from.is_file() {
+        let problem = format!("there is no file {}", flags.from);
+        return Err(Origin::Flag("--from").error(problem));
+    }
+    if flags.tenant.trim().is_empty() || flags.tenant.contains('\0') {
+        return Err(Origin::Flag("--tenant").error("must be a name"));
+    }
+    // Named on the command line, the private Postgres is meant, whatever else is configured.
+    let database = match flags.data_dir {
+        Some(data_dir) => Database::Embedded {
+            data_dir: data_dir.into(),
+        },
+        None => database(flags.database_url, None, sources)?,
+    };
+    Ok(Role::ImportHermes {
+        from,
+        database,
+        tenant: flags.tenant,
     })
 }
 
@@ -244,11 +284,15 @@ fn http_url(found: Found<String>) -> Result<String, Error> {
     }
 }
 
-fn database(flags: &ServeFlags, sources: &Sources<'_>) -> Result<Database, Error> {
-    if let Some(found) = database_url(flags.database_url.clone(), sources) {
+fn database(
+    url: Option<SecretString>,
+    data_dir: Option<String>,
+    sources: &Sources<'_>,
+) -> Result<Database, Error> {
+    if let Some(found) = database_url(url, sources) {
         return checked_database_url(found).map(Database::Url);
     }
-    let data_dir = flag("--data-dir", flags.data_dir.clone())
+    let data_dir = flag("--data-dir", data_dir)
         .or_else(|| sources.environment(&["TALARIA_DATA_DIR"]))
         .map_or_else(|| DEFAULT_DATA_DIR.to_owned(), |found| found.value);
     Ok(Database::Embedded {

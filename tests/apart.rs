@@ -73,6 +73,7 @@ async fn until_gate(reader: &mut Reader) -> anyhow::Result<(Vec<Frame>, String)>
     Ok((frames, id))
 }
 
+/// REQ-10
 #[tokio::test]
 async fn every_gateway_shows_the_same_bytes() -> anyhow::Result<()> {
     let stack = Stack::apart(TALARIA, Options::default()).await?;
@@ -136,6 +137,7 @@ async fn what_one_gateway_deletes_is_gone_at_the_other() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// REQ-6, REQ-10
 #[tokio::test]
 async fn a_client_whose_gateway_dies_goes_on_at_another_where_it_was() -> anyhow::Result<()> {
     let mut stack = Stack::apart(TALARIA, Options::default()).await?;

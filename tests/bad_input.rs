@@ -196,6 +196,7 @@ async fn check_database(stack: &Stack, responses: i64) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// REQ-105
 #[tokio::test]
 async fn bodies_that_are_wrong_are_refused_and_leave_nothing_behind() -> anyhow::Result<()> {
     let stack = small_stack().await?;
@@ -328,6 +329,7 @@ async fn text_that_databases_dislike_is_kept_as_it_is() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// REQ-11
 #[tokio::test]
 async fn paths_methods_ids_and_queries_that_are_wrong_are_refused() -> anyhow::Result<()> {
     let stack = small_stack().await?;
@@ -384,6 +386,7 @@ async fn paths_methods_ids_and_queries_that_are_wrong_are_refused() -> anyhow::R
     check_database(&stack, 1).await
 }
 
+/// REQ-87
 #[tokio::test]
 async fn only_the_right_key_lets_anyone_in() -> anyhow::Result<()> {
     let options = Options {
@@ -482,6 +485,7 @@ async fn a_server_without_a_key_answers_only_to_names_of_this_machine() -> anyho
     Ok(())
 }
 
+/// REQ-90
 #[tokio::test]
 async fn web_pages_are_let_in_only_from_allowed_origins() -> anyhow::Result<()> {
     let closed = small_stack().await?;

@@ -127,6 +127,40 @@ async fn each_turn_shows_the_upstream_every_item_of_those_before_it() -> anyhow:
     Ok(())
 }
 
+/// REQ-107
+#[tokio::test]
+async fn instructions_hold_until_others_are_given() -> anyhow::Result<()> {
+    let kind = ApiKind::Responses;
+    let stack = stack(kind).await?;
+    let rhyme = json!({"input": "one", "instructions": "Rhyme.", "conversation": "poems"});
+    let one = turn(&stack, kind, &rhyme, "bun").await?;
+    let chained = |input: &str, previous: &Value| json!({"input": input, "previous_response_id": id(previous)});
+    let two = turn(&stack, kind, &chained("two", &one), "shoe").await?;
+    let mut unstored = chained("three", &two);
+    unstored["store"] = false.into();
+    let three = turn(&stack, kind, &unstored, "tree").await?;
+    let mut other = chained("four", &two);
+    other["instructions"] = "Sing.".into();
+    let four = turn(&stack, kind, &other, "la").await?;
+    let five = turn(&stack, kind, &chained("five", &four), "la la").await?;
+    let mut none = chained("six", &five);
+    none["instructions"] = "".into();
+    let six = turn(&stack, kind, &none, "plain").await?;
+    let named = json!({"input": "seven", "conversation": "poems"});
+    let seven = turn(&stack, kind, &named, "heaven").await?;
+
+    let expected = ["Rhyme.", "Rhyme.", "Rhyme.", "Sing.", "Sing.", "", "Rhyme."];
+    let shown = [&one, &two, &three, &four, &five, &six, &seven].map(|r| r["instructions"].clone());
+    assert_eq!(shown, expected.map(Value::from));
+    let requests = stack.upstream.requests();
+    let sent: Vec<&str> = requests
+        .iter()
+        .map(|request| request.body["instructions"].as_str().unwrap_or_default())
+        .collect();
+    assert_eq!(sent, expected);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_fork_does_not_see_its_sibling() -> anyhow::Result<()> {
     let kind = ApiKind::Responses;
@@ -282,6 +316,7 @@ async fn a_reference_brings_the_item_that_it_names() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// REQ-36, REQ-47
 #[tokio::test]
 async fn a_conversation_continues_by_its_name_and_by_its_id() -> anyhow::Result<()> {
     for kind in KINDS {
@@ -312,6 +347,7 @@ async fn a_conversation_continues_by_its_name_and_by_its_id() -> anyhow::Result<
     Ok(())
 }
 
+/// REQ-39
 #[tokio::test]
 async fn a_conversation_takes_one_response_at_a_time() -> anyhow::Result<()> {
     let kind = ApiKind::Responses;
@@ -348,6 +384,7 @@ async fn a_conversation_takes_one_response_at_a_time() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// REQ-36, REQ-38
 #[tokio::test]
 async fn a_conversation_goes_on_from_its_last_completed_response() -> anyhow::Result<()> {
     let kind = ApiKind::Responses;
@@ -369,6 +406,7 @@ async fn a_conversation_goes_on_from_its_last_completed_response() -> anyhow::Re
     Ok(())
 }
 
+/// REQ-40, REQ-41
 #[tokio::test]
 async fn an_ephemeral_turn_reads_a_conversation_and_leaves_no_trace_in_it() -> anyhow::Result<()> {
     let kind = ApiKind::Responses;
@@ -389,6 +427,7 @@ async fn an_ephemeral_turn_reads_a_conversation_and_leaves_no_trace_in_it() -> a
     Ok(())
 }
 
+/// REQ-35
 #[tokio::test]
 async fn only_a_completed_response_is_continued_from() -> anyhow::Result<()> {
     let kind = ApiKind::Responses;

@@ -18,6 +18,7 @@ use talaria_testkit::upstream::{Request, ResponsesStream, Script, Step, Upstream
 const TALARIA: &str = env!("CARGO_BIN_EXE_talaria");
 const TOOL: &str = "look_up";
 
+/// REQ-3, REQ-14
 #[tokio::test]
 async fn a_crash_after_any_event_takes_nothing_back() -> anyhow::Result<()> {
     let postgres = PrivatePostgres::start().await?;
@@ -62,6 +63,7 @@ async fn a_crash_of_serve_with_its_own_postgres_takes_nothing_back() -> anyhow::
     judge_all(&gateway, &upstream, &seen).await
 }
 
+/// REQ-14
 #[tokio::test]
 async fn a_run_survives_two_crashes() -> anyhow::Result<()> {
     let postgres = PrivatePostgres::start().await?;

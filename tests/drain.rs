@@ -15,6 +15,7 @@ const TALARIA: &str = env!("CARGO_BIN_EXE_talaria");
 const ORCHESTRATOR: usize = 1;
 const POLL: Duration = Duration::from_millis(20);
 
+/// REQ-53
 #[tokio::test]
 async fn a_draining_orchestrator_keeps_its_lease_for_as_long_as_it_has_runs() -> anyhow::Result<()>
 {

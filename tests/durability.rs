@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 const TALARIA: &str = env!("CARGO_BIN_EXE_talaria");
 
+/// REQ-1, REQ-2, REQ-3, REQ-12
 #[tokio::test]
 async fn an_id_can_be_fetched_from_the_byte_that_completes_it() -> anyhow::Result<()> {
     let stack = Stack::serve(TALARIA).await?;
@@ -82,6 +83,7 @@ async fn read_up_to_id(connection: &mut TcpStream) -> anyhow::Result<String> {
     }
 }
 
+/// REQ-52
 #[tokio::test]
 async fn deleting_an_active_response_cancels_it_and_leaves_nothing() -> anyhow::Result<()> {
     let stack = Stack::serve(TALARIA).await?;

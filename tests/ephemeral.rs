@@ -10,6 +10,7 @@ use talaria_testkit::upstream::{Ending, Request, ResponsesStream};
 
 const TALARIA: &str = env!("CARGO_BIN_EXE_talaria");
 
+/// REQ-19, REQ-20, REQ-24
 #[tokio::test]
 async fn an_ephemeral_stream_is_whole_and_was_never_there() -> anyhow::Result<()> {
     let stack = Stack::serve(TALARIA).await?;
@@ -46,6 +47,7 @@ async fn an_ephemeral_stream_is_whole_and_was_never_there() -> anyhow::Result<()
     Ok(())
 }
 
+/// REQ-20, REQ-22
 #[tokio::test]
 async fn an_ephemeral_answer_is_whole_and_was_never_there() -> anyhow::Result<()> {
     let stack = Stack::serve(TALARIA).await?;
@@ -65,6 +67,7 @@ async fn an_ephemeral_answer_is_whole_and_was_never_there() -> anyhow::Result<()
     Ok(())
 }
 
+/// REQ-18
 #[tokio::test]
 async fn an_ephemeral_run_ends_with_the_connection_of_its_client() -> anyhow::Result<()> {
     let stack = Stack::serve(TALARIA).await?;
@@ -78,6 +81,7 @@ async fn an_ephemeral_run_ends_with_the_connection_of_its_client() -> anyhow::Re
     Ok(())
 }
 
+/// REQ-6, REQ-7, REQ-17
 #[tokio::test]
 async fn a_stored_run_goes_on_without_the_client_that_streamed_it() -> anyhow::Result<()> {
     let stack = Stack::serve(TALARIA).await?;
@@ -87,6 +91,7 @@ async fn a_stored_run_goes_on_without_the_client_that_streamed_it() -> anyhow::R
     goes_on(&stack, &request).await
 }
 
+/// REQ-6, REQ-24
 #[tokio::test]
 async fn a_stored_run_goes_on_without_the_client_that_waited_for_it() -> anyhow::Result<()> {
     let stack = Stack::serve(TALARIA).await?;

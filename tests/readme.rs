@@ -24,6 +24,7 @@ struct Talaria {
     _directory: TempDir,
 }
 
+/// REQ-7, REQ-9
 #[tokio::test]
 async fn a_run_goes_on_while_curl_is_away() -> anyhow::Result<()> {
     let talaria = start().await?;

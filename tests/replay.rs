@@ -10,6 +10,7 @@ use talaria_testkit::{check, deadline::DEADLINE};
 
 const TALARIA: &str = env!("CARGO_BIN_EXE_talaria");
 
+/// REQ-10
 #[tokio::test]
 async fn live_and_replayed_streams_are_equal_from_every_event_on() -> anyhow::Result<()> {
     let stack = Stack::serve(TALARIA).await?;
@@ -103,6 +104,7 @@ fn tool() -> Value {
     json!({"type": "function", "name": "look_up", "parameters": {"type": "object"}, "strict": false})
 }
 
+/// REQ-4, REQ-9
 #[tokio::test]
 async fn a_snapshot_in_the_middle_shows_the_text_so_far() -> anyhow::Result<()> {
     let stack = Stack::serve(TALARIA).await?;
@@ -140,6 +142,7 @@ const STALLED: usize = 20;
 /// What all stalled subscribers together may add to the process: a third of what their streams hold.
 const ALLOWANCE_BYTES: usize = STREAM_BYTES * STALLED / 3;
 
+/// REQ-50
 #[tokio::test]
 async fn subscribers_that_stop_reading_miss_nothing_and_cost_little() -> anyhow::Result<()> {
     let stack = Stack::serve(TALARIA).await?;

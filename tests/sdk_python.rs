@@ -19,6 +19,7 @@ const KEY: &str = "the-key-of-the-sdk-tests";
 /// For all Python tests together.
 const PATIENCE: Duration = Duration::from_mins(2);
 
+/// REQ-91
 #[tokio::test]
 async fn the_python_sdk_finds_nothing_to_complain_about() -> anyhow::Result<()> {
     let Some(python) = tokio::task::spawn_blocking(python).await?? else {

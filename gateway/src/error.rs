@@ -197,6 +197,7 @@ fn of_reason(reason: Reason, status: &tonic::Status) -> ApiError {
             ApiError::conflict("conversation_response_not_completed", message)
                 .with_param("conversation")
         }
+        Reason::IdempotencyKeyConflict => ApiError::conflict("idempotency_key_conflict", message),
         Reason::InvalidValue => ApiError::invalid("invalid_value", message),
         Reason::NoToolCall | Reason::NoToolOutput => {
             ApiError::bad_request(message).with_param("input")

@@ -5,16 +5,16 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::stream;
+use futures::stream::{self, Stream};
 use http::{HeaderName, HeaderValue, header};
 use talaria_domain::snapshot::is_terminal_event;
 use talaria_proto::v1::start_run_response::Message;
-use talaria_proto::v1::{Event, StartRunResponse};
+use talaria_proto::v1::{self as pb, Event, StartRunResponse};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use crate::follow::Follow;
-use crate::render::{DONE, KEEPALIVE, error_frame, push_frame};
+use crate::render::{DONE, KEEPALIVE, error_frame, push_frame, snapshot_frame};
 
 /// Where a stream's events come from.
 pub enum Events {
@@ -25,13 +25,23 @@ pub enum Events {
         next_seq: u64,
         ended: bool,
     },
+    /// The response as it was after event `sequence_number`, until it was shown; then what follows.
+    AfterSnapshot {
+        snapshot: Option<Box<pb::Response>>,
+        sequence_number: u64,
+        events: Box<Events>,
+    },
     /// Nothing is left to show.
     Ended,
 }
 
 /// What comes next on a stream.
-enum Next {
+pub enum Next {
     Events(Vec<Event>),
+    Snapshot {
+        response: Box<pb::Response>,
+        sequence_number: u64,
+    },
     /// The stream ends as it should.
     End,
     /// It ends, and nothing will ever say how the run ended.
@@ -41,8 +51,20 @@ enum Next {
 }
 
 impl Events {
-    async fn next(&mut self) -> Next {
+    /// What comes next; waits for it. Cancel-safe.
+    pub async fn next(&mut self) -> Next {
         match self {
+            Self::AfterSnapshot {
+                snapshot,
+                sequence_number,
+                events,
+            } => match snapshot.take() {
+                Some(response) => Next::Snapshot {
+                    response,
+                    sequence_number: *sequence_number,
+                },
+                None => Box::pin(events.next()).await,
+            },
             Self::Stored(follow) => match follow.next().await {
                 Some(events) => Next::Events(events),
                 None => Next::End,
@@ -90,6 +112,13 @@ pub fn event_stream(events: Events, keepalive: Duration, stop: CancellationToken
         let (frames, more) = match next {
             Err(_) => (Bytes::from_static(KEEPALIVE.as_bytes()), true),
             Ok(Next::Events(shown)) => (frames(&shown), true),
+            Ok(Next::Snapshot {
+                response,
+                sequence_number,
+            }) => (
+                Bytes::from(snapshot_frame(&response, sequence_number)),
+                true,
+            ),
             Ok(Next::End) => (Bytes::from_static(DONE.as_bytes()), false),
             Ok(Next::Broken { next_seq }) => {
                 let message = "The run was lost with the server that executed it.";
@@ -101,6 +130,13 @@ pub fn event_stream(events: Events, keepalive: Duration, stop: CancellationToken
             more.then_some((events, stop)),
         ))
     });
+    sse_answer(frames)
+}
+
+/// An answer whose body is an event stream of these pieces.
+pub fn sse_answer(
+    frames: impl Stream<Item = Result<Bytes, std::convert::Infallible>> + Send + 'static,
+) -> Response {
     let headers = [
         (
             header::CONTENT_TYPE,

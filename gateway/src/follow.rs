@@ -158,9 +158,9 @@ impl Follow {
             .into_iter()
             .filter(|event| event.sequence_number >= self.next_seq)
             .collect();
-        if wanted
-            .first()
-            .is_some_and(|event| event.sequence_number > self.next_seq)
+        if let Some(first) = wanted.first()
+            && first.sequence_number > self.next_seq
+            && !(self.reads_log() && is_terminal_event(first))
         {
             // A gap is never shown: the log has what is missing.
             self.source = Source::Behind;
@@ -171,6 +171,11 @@ impl Follow {
             self.ended = is_terminal_event(last);
         }
         wanted
+    }
+
+    /// Of a log that is gone there is only the end, under its old number.
+    fn reads_log(&self) -> bool {
+        matches!(self.source, Source::Log(_))
     }
 }
 

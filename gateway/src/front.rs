@@ -1,5 +1,7 @@
 //! What every request passes first: who asks, from where, how much; and what every answer carries.
 
+mod cors;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -16,10 +18,10 @@ use subtle::ConstantTimeEq;
 use talaria_runtime::ids;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use self::cors::Page;
 use crate::error::{ApiError, Kind, printable};
-use crate::responses::{create_response, delete_response, retrieve_response};
 use crate::unread::settle_body;
-use crate::{Cors, Gateway, Tenant, health, models};
+use crate::{Gateway, Tenant, capabilities, chat, conversations, health, models, responses, runs};
 
 /// How long a request's body may take.
 const BODY: Duration = Duration::from_mins(1);
@@ -31,13 +33,14 @@ pub fn router(gateway: Gateway) -> Router {
         .route("/v1/health", get(health::health))
         .route("/health/ready", get(health::ready));
     let keyed = Router::new()
-        .route("/v1/responses", axum::routing::post(create_response))
-        .route(
-            "/v1/responses/{id}",
-            get(retrieve_response).delete(delete_response),
-        )
+        .merge(responses::routes())
+        .route("/v1/capabilities", get(capabilities::show_capabilities))
+        .route("/health/detailed", get(health::detailed))
         .route("/v1/models", get(models::list_models))
         .route("/v1/models/{model}", get(models::retrieve_model))
+        .merge(chat::routes())
+        .merge(conversations::routes())
+        .merge(runs::routes())
         .layer(middleware::from_fn_with_state(
             gateway.clone(),
             authenticate,
@@ -145,48 +148,22 @@ async fn browser_rules(
     if !gateway.is_open_to_anyone(local.0) && !names_this_machine(&request) {
         return forbidden("The Host of the request is not this server.");
     }
-    let Some(origin) = request.headers().get(header::ORIGIN).cloned() else {
+    let is_preflight = request.method() == Method::OPTIONS;
+    let has_origin = request.headers().contains_key(header::ORIGIN);
+    let Some(page) = Page::of(request.headers(), &gateway.config.cors) else {
+        if has_origin || is_preflight {
+            return forbidden("The origin of the page is not allowed.");
+        }
         return next.run(request).await;
     };
-    let (allow, vary) = match &gateway.config.cors {
-        Cors::Any => (HeaderValue::from_static("*"), false),
-        Cors::List(origins) if origins.iter().any(|allowed| origin == allowed.as_str()) => {
-            (origin, true)
-        }
-        Cors::List(_) => return forbidden("The origin of the page is not allowed."),
-    };
-    let mut response = if request.method() == Method::OPTIONS {
+    let mut response = if is_preflight {
         StatusCode::OK.into_response()
     } else {
         next.run(request).await
     };
-    let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allow);
-    if vary {
-        headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    }
-    for (name, value) in CORS_HEADERS {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
+    page.put_headers(response.headers_mut());
     response
 }
-
-const CORS_HEADERS: [(HeaderName, &str); 4] = [
-    (
-        header::ACCESS_CONTROL_ALLOW_METHODS,
-        "GET, POST, DELETE, OPTIONS",
-    ),
-    (
-        header::ACCESS_CONTROL_ALLOW_HEADERS,
-        "Authorization, Content-Type, Idempotency-Key, X-Hermes-Session-Id, X-Hermes-Session-Key, \
-         Last-Event-ID",
-    ),
-    (
-        header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        "x-request-id, Retry-After",
-    ),
-    (header::ACCESS_CONTROL_MAX_AGE, "600"),
-];
 
 /// The address of ours that a connection came in on.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,9 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
-use talaria_proto::v1::{CheckReadyRequest, ListAgentsRequest};
+use talaria_proto::v1::{
+    CheckReadyRequest, GetStatusRequest, GetStatusResponse, ListAgentsRequest,
+};
 
 use crate::Gateway;
 use crate::error::ApiError;
@@ -17,6 +19,88 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub async fn health() -> Json<Value> {
     let version = env!("CARGO_PKG_VERSION");
     Json(json!({"status": "ok", "platform": "talaria", "version": version}))
+}
+
+/// `GET /health/detailed`: how the parts are and what they do, in the shape of a Hermes server. 200 whatever it says.
+pub async fn detailed(State(gateway): State<Gateway>) -> Json<Value> {
+    let (mut store, mut runs) = (gateway.store.clone(), gateway.runs.clone());
+    let mut agents = gateway.runs.clone();
+    let (stored, status, agents) = tokio::join!(
+        tokio::time::timeout(PATIENCE, store.check_ready(CheckReadyRequest {})),
+        tokio::time::timeout(PATIENCE, runs.get_status(GetStatusRequest {})),
+        tokio::time::timeout(PATIENCE, agents.list_agents(ListAgentsRequest {})),
+    );
+    let seen = Seen {
+        store_answers: matches!(stored, Ok(Ok(_))),
+        agents: match agents {
+            Ok(Ok(agents)) => agents.into_inner().agents.len(),
+            Ok(Err(_)) | Err(_) => 0,
+        },
+        orchestrator: match status {
+            Ok(Ok(status)) => Some(status.into_inner()),
+            Ok(Err(_)) | Err(_) => None,
+        },
+        stops: gateway.stop.is_cancelled(),
+    };
+    Json(details(&seen, std::process::id()))
+}
+
+/// What a look at the parts shows.
+struct Seen {
+    store_answers: bool,
+    /// How many agents the orchestrator serves.
+    agents: usize,
+    orchestrator: Option<GetStatusResponse>,
+    /// Whether the façade is stopping.
+    stops: bool,
+}
+
+fn details(seen: &Seen, pid: u32) -> Value {
+    let check = |is_well| if is_well { "ok" } else { "degraded" };
+    let active = seen.orchestrator.map_or(0, |status| status.active_runs);
+    let drains = seen.stops || seen.orchestrator.is_some_and(|status| status.draining);
+    let state = match seen.orchestrator {
+        None => None,
+        Some(_) if drains => Some("draining"),
+        Some(_) => Some("running"),
+    };
+    let runs = state == Some("running");
+    let status = check(seen.store_answers && seen.agents > 0 && runs);
+    json!({
+        "status": status,
+        "readiness": {
+            "status": status,
+            "checks": {
+                "state_db": {"status": check(seen.store_answers)},
+                // Checked before the process came up.
+                "config": {"status": "ok"},
+                "model": {"status": check(seen.agents > 0), "agents": seen.agents},
+                "gateway": {
+                    "status": check(runs),
+                    "state": state,
+                    "connected_platforms": 1,
+                    "platforms": {"api_server": check(!seen.stops)},
+                },
+                "background_queues": {
+                    "status": check(seen.orchestrator.is_some()),
+                    "active_api_runs": active,
+                    "max_concurrent_runs": seen.orchestrator.map(|status| status.max_concurrent),
+                    "process_completions": 0,
+                    "active_delegations": 0,
+                },
+            },
+        },
+        "platform": "talaria",
+        "version": env!("CARGO_PKG_VERSION"),
+        "gateway_state": state,
+        "platforms": {},
+        "active_agents": active,
+        "gateway_busy": active > 0,
+        "gateway_drainable": runs,
+        "exit_reason": null,
+        "updated_at": null,
+        "pid": pid,
+    })
 }
 
 /// `GET /health/ready`: the store's database and the orchestrator answer, and the façade is not stopping.
@@ -43,4 +127,61 @@ pub async fn ready(State(gateway): State<Gateway>) -> Result<Json<Value>, ApiErr
         return Err(ApiError::unavailable("orchestrator_unavailable", message));
     }
     Ok(Json(json!({"status": "ready"})))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(active_runs: u32, draining: bool) -> GetStatusResponse {
+        GetStatusResponse {
+            active_runs,
+            max_concurrent: 4,
+            draining,
+        }
+    }
+
+    fn told(store_answers: bool, orchestrator: Option<GetStatusResponse>, stops: bool) -> String {
+        let seen = Seen {
+            store_answers,
+            agents: usize::from(orchestrator.is_some()),
+            orchestrator,
+            stops,
+        };
+        let details = details(&seen, 7);
+        let checks = &details["readiness"]["checks"];
+        let of_check = |name: &str| checks[name]["status"].clone();
+        let members = [
+            "status",
+            "gateway_state",
+            "active_agents",
+            "gateway_busy",
+            "gateway_drainable",
+        ];
+        let mut told: Vec<Value> = members.map(|name| details[name].clone()).into();
+        told.extend(["state_db", "model", "gateway", "background_queues"].map(of_check));
+        Value::from(told).to_string()
+    }
+
+    /// REQ-86
+    #[test]
+    fn each_part_that_fails_shows_and_the_shape_stays() {
+        let all = [
+            told(true, Some(status(0, false)), false),
+            told(true, Some(status(3, false)), false),
+            told(true, Some(status(3, true)), false),
+            told(true, Some(status(0, false)), true),
+            told(false, Some(status(0, false)), false),
+            told(true, None, false),
+        ];
+
+        insta::assert_snapshot!(all.join("\n"), @r#"
+        ["ok","running",0,false,true,"ok","ok","ok","ok"]
+        ["ok","running",3,true,true,"ok","ok","ok","ok"]
+        ["degraded","draining",3,true,false,"ok","ok","degraded","ok"]
+        ["degraded","draining",0,false,false,"ok","ok","degraded","ok"]
+        ["degraded","running",0,false,true,"degraded","ok","ok","ok"]
+        ["degraded",null,0,false,false,"ok","degraded","degraded","degraded"]
+        "#);
+    }
 }

@@ -2,16 +2,24 @@
 //!
 //! Stateless: any façade answers for any response.
 
+mod calls;
+mod capabilities;
+mod chat;
 pub mod check;
+mod conversations;
 pub mod error;
 mod events;
 mod follow;
 mod front;
 mod health;
+mod idempotency;
 mod models;
+mod paging;
 pub mod render;
 pub mod responses;
+mod runs;
 mod server;
+mod session;
 mod unread;
 
 use std::net::SocketAddr;
@@ -23,6 +31,7 @@ use talaria_proto::v1::run_service_client::RunServiceClient;
 use talaria_proto::v1::store_service_client::StoreServiceClient;
 use talaria_runtime::link::{Link, MAX_MESSAGE_BYTES};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub use server::serve;
 
@@ -36,6 +45,20 @@ pub struct Config {
     pub max_body_bytes: usize,
     /// How long a stream stays silent before a comment shows that it lives.
     pub keepalive: Duration,
+    /// What a client that leaves does to its chat completion.
+    pub chat_disconnect: ChatDisconnect,
+    /// Show the tools that the server runs in streams of chat completions.
+    pub tool_progress_events: bool,
+}
+
+/// What becomes of a chat completion whose client leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChatDisconnect {
+    /// It goes on with a session, and is cancelled without.
+    BySession,
+    /// It goes on.
+    Detach,
+    Cancel,
 }
 
 /// Which web pages may use the façade.
@@ -54,6 +77,8 @@ pub struct Gateway {
     store: StoreServiceClient<Link>,
     /// Set when it stops: open streams end.
     stop: CancellationToken,
+    /// What is still to be done for requests whose clients have left.
+    tasks: TaskTracker,
 }
 
 impl Gateway {
@@ -70,6 +95,7 @@ impl Gateway {
             runs,
             store,
             stop,
+            tasks: TaskTracker::new(),
         }
     }
 

@@ -33,7 +33,8 @@ pub async fn retrieve_model(
         })
 }
 
-async fn agents(gateway: &Gateway) -> Result<Vec<Agent>, ApiError> {
+/// The agents; the first is the default.
+pub async fn agents(gateway: &Gateway) -> Result<Vec<Agent>, ApiError> {
     let agents = in_time(gateway.runs.clone().list_agents(ListAgentsRequest {})).await?;
     Ok(agents.into_inner().agents)
 }
@@ -44,5 +45,9 @@ fn model(agent: &Agent) -> Value {
         "object": "model",
         "created": agent.created_at,
         "owned_by": "talaria",
+        // Clients of Hermes servers read these three.
+        "permission": [],
+        "root": agent.name,
+        "parent": null,
     })
 }

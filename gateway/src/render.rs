@@ -3,9 +3,11 @@
 //! What is rendered for an event is a function of the event alone: live, replayed, today or in a year, byte for byte.
 
 mod event;
+mod item;
 mod response;
 
-pub use event::{DONE, KEEPALIVE, error_frame, push_frame};
+pub use event::{DONE, KEEPALIVE, error_frame, push_frame, snapshot_frame};
+pub use item::listed_items;
 pub use response::{push_response, response_json};
 
 use itoa::Integer;

@@ -1,97 +1,40 @@
-//! `/v1/responses`.
+//! `/v1/responses`: create, retrieve, cancel, delete, input items.
 
+mod create;
 pub mod query;
 pub mod request;
 
-use std::time::Duration;
-
-use axum::Extension;
-use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, StatusCode, header};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use http::{StatusCode, header};
 use talaria_domain::run::has_ended;
-use talaria_proto::v1::start_run_response::Message;
-use talaria_proto::v1::{
-    self as pb, CancelRunRequest, DeleteResponseRequest, Follow as FollowMode, GetResponseRequest,
-    GetResponseResponse, StartRunRequest, StartRunResponse,
-};
-use talaria_runtime::error::Reason;
-use tonic::{Code, Status, Streaming};
+use talaria_proto::v1::{self as pb, DeleteResponseRequest, ListInputItemsRequest, Status};
+use tonic::Code;
 
+use crate::calls::{cancel_run, follow, get_response, of_store, wait_for_end};
 use crate::error::ApiError;
 use crate::events::{Events, event_stream};
 use crate::follow::{Follow, in_time};
-use crate::front::read_body;
-use crate::render::response_json;
-use crate::{Gateway, Tenant};
+use crate::paging::{Order, Page, list_json};
+use crate::render::{listed_items, response_json};
+use crate::{Gateway, Tenant, session};
 
-/// How long an admission may take.
-const ADMISSION: Duration = Duration::from_secs(20);
-/// How long a run that is deleted may take to stop.
-const CANCEL: Duration = Duration::from_secs(25);
-/// How often a response whose live end got lost is looked at.
-const POLL: Duration = Duration::from_millis(250);
-
-/// `POST /v1/responses`
-pub async fn create_response(
-    State(gateway): State<Gateway>,
-    Extension(tenant): Extension<Tenant>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let body = read_body(&headers, body, gateway.config.max_body_bytes).await?;
-    let run = request::create_request(&body)?;
-    let (stream, store, background) = (run.stream, run.store, run.background);
-    let follow = match (stream, background) {
-        (true, _) => FollowMode::Events,
-        (false, true) => FollowMode::Nothing,
-        (false, false) => FollowMode::End,
-    };
-    let start = StartRunRequest {
-        tenant: tenant.0.clone(),
-        run: Some(run),
-        follow: follow.into(),
-    };
-    let (created, mut updates) = start_run(&gateway, start).await?;
-    if stream {
-        let events = if store {
-            let Gateway { runs, store, .. } = gateway.clone();
-            Events::Stored(Box::new(
-                Follow::new(tenant.0, created.id, None, runs, store).started(updates),
-            ))
-        } else {
-            Events::Ephemeral {
-                stream: Box::new(updates),
-                next_seq: 0,
-                ended: false,
-            }
-        };
-        return Ok(event_stream(
-            events,
-            gateway.config.keepalive,
-            gateway.stop.clone(),
-        ));
-    }
-    if background {
-        return Ok(json(response_json(&created)));
-    }
-    let last = tokio::select! {
-        last = updates.message() => last,
-        () = gateway.stop.cancelled() => Err(Status::unavailable("stopping")),
-    };
-    match last.map(|last| last.and_then(|last| last.message)) {
-        Ok(Some(Message::Final(response))) => Ok(json(response_json(&response))),
-        _ if store => wait_for_end(&gateway, &tenant, created.id).await,
-        _ => Err(ApiError::unavailable(
-            "orchestrator_unavailable",
-            "The run was lost with the server that executed it.",
-        )),
-    }
+/// Its routes.
+pub fn routes() -> Router<Gateway> {
+    Router::new()
+        .route("/v1/responses", post(create::create_response))
+        .route(
+            "/v1/responses/{id}",
+            get(retrieve_response).delete(delete_response),
+        )
+        .route("/v1/responses/{id}/cancel", post(cancel_response))
+        .route("/v1/responses/{id}/input_items", get(list_input_items))
 }
 
 /// `GET /v1/responses/{id}`
-pub async fn retrieve_response(
+async fn retrieve_response(
     State(gateway): State<Gateway>,
     Extension(tenant): Extension<Tenant>,
     Path(id): Path<String>,
@@ -102,7 +45,7 @@ pub async fn retrieve_response(
     let found = get_response(&gateway, &tenant, &id).await?;
     let response = found.response.ok_or_else(ApiError::internal)?;
     if !query.stream {
-        return Ok(json(response_json(&response)));
+        return Ok(shown(&response));
     }
     let next_seq = query.starting_after.map_or(0, |seq| seq.saturating_add(1));
     if next_seq > found.next_sequence_number {
@@ -113,41 +56,20 @@ pub async fn retrieve_response(
     let events = if has_ended(&response) && next_seq == found.next_sequence_number {
         Events::Ended
     } else {
-        let Gateway { runs, store, .. } = gateway.clone();
-        Events::Stored(Box::new(Follow::new(
-            tenant.0,
-            id,
-            query.starting_after,
-            runs,
-            store,
-        )))
+        stored_events(follow(&gateway, &tenant, &id, query.starting_after))
     };
-    Ok(event_stream(
-        events,
-        gateway.config.keepalive,
-        gateway.stop.clone(),
-    ))
+    Ok(with_session(sse(&gateway, events), &response))
 }
 
 /// `DELETE /v1/responses/{id}`: cancels an active run first.
-pub async fn delete_response(
+async fn delete_response(
     State(gateway): State<Gateway>,
     Extension(tenant): Extension<Tenant>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     query::response_id(&id)?;
-    let cancel = CancelRunRequest {
-        tenant: tenant.0.clone(),
-        response_id: id.clone(),
-    };
-    let cancelling = gateway
-        .runs
-        .clone()
-        .cancel_run(cancel)
-        .await_for(CANCEL)
-        .await;
-    if let Err(status) = cancelling
-        && Reason::of(&status) != Some(Reason::RunNotHere)
+    if let Err(status) = cancel_run(&gateway, &tenant, &id).await
+        && status.code() != Code::NotFound
     {
         // The row goes all the same, and a run that still writes to it finds itself lost.
         tracing::warn!(response.id = id, code = ?status.code(), "deleting without having cancelled");
@@ -163,77 +85,73 @@ pub async fn delete_response(
     Ok(json(deleted.to_string()))
 }
 
-/// Starts a run and waits until it is admitted.
-async fn start_run(
-    gateway: &Gateway,
-    request: StartRunRequest,
-) -> Result<(pb::Response, Streaming<StartRunResponse>), ApiError> {
-    let mut runs = gateway.runs.clone();
-    let admission = async {
-        let mut updates = runs.start_run(request).await?.into_inner();
-        let first = updates.message().await?.and_then(|first| first.message);
-        let Some(Message::Admitted(pb::Admitted {
-            response: Some(created),
-        })) = first
-        else {
-            return Err(Status::internal("a run began without its admission"));
-        };
-        Ok((created, updates))
-    };
-    Ok(admission.await_for(ADMISSION).await?)
-}
-
-async fn get_response(
-    gateway: &Gateway,
-    tenant: &Tenant,
-    id: &str,
-) -> Result<GetResponseResponse, Status> {
-    let request = GetResponseRequest {
-        tenant: tenant.0.clone(),
-        response_id: id.to_owned(),
-    };
-    in_time(gateway.store.clone().get_response(request))
-        .await
-        .map(tonic::Response::into_inner)
-        .map_err(of_store)
-}
-
-/// A failed call to the store; one that did not answer says so itself.
-fn of_store(status: Status) -> Status {
-    let silent = [
-        Code::Unavailable,
-        Code::DeadlineExceeded,
-        Code::Cancelled,
-        Code::Unknown,
-    ];
-    if Reason::of(&status).is_none() && silent.contains(&status.code()) {
-        return Reason::StoreUnavailable.status(status.message());
-    }
-    status
-}
-
-/// Waits for the end of a stored run whose live answer got lost.
-async fn wait_for_end(
-    gateway: &Gateway,
-    tenant: &Tenant,
-    id: String,
+/// `POST /v1/responses/{id}/cancel`: of any stored response that has not ended. A cancelled one may be cancelled again.
+async fn cancel_response(
+    State(gateway): State<Gateway>,
+    Extension(tenant): Extension<Tenant>,
+    Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    loop {
-        if gateway.stop.is_cancelled() {
-            let message = "The server is stopping; the run goes on.";
-            return Err(ApiError::unavailable("gateway_draining", message));
-        }
-        match get_response(gateway, tenant, &id).await {
-            Ok(GetResponseResponse {
-                response: Some(response),
-                ..
-            }) if has_ended(&response) => {
-                return Ok(json(response_json(&response)));
-            }
-            Err(status) if status.code() == Code::NotFound => return Err(status.into()),
-            _ => tokio::time::sleep(POLL).await,
+    query::response_id(&id)?;
+    let found = get_response(&gateway, &tenant, &id).await?;
+    let mut response = found.response.ok_or_else(ApiError::internal)?;
+    if !has_ended(&response) {
+        cancel_run(&gateway, &tenant, &id).await?;
+        response = wait_for_end(&gateway, &tenant, id).await?;
+    }
+    match why_not_cancelled(response.status()) {
+        None => Ok(shown(&response)),
+        Some(why) => Err(ApiError::bad_request(why)),
+    }
+}
+
+/// Why a response that has ended is not a cancelled one. Source of the words: Azure's Responses API.
+fn why_not_cancelled(status: Status) -> Option<&'static str> {
+    match status {
+        Status::Cancelled => None,
+        Status::Completed => Some("Cannot cancel a completed response."),
+        Status::Failed => Some("Cannot cancel a failed response."),
+        Status::Incomplete | Status::Queued | Status::InProgress | Status::Unspecified => {
+            Some("Cannot cancel a response in terminal state.")
         }
     }
+}
+
+/// `GET /v1/responses/{id}/input_items`: what it was made from, with the turns before it.
+async fn list_input_items(
+    State(gateway): State<Gateway>,
+    Extension(tenant): Extension<Tenant>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    query::response_id(&id)?;
+    let page = Page::parse(query.as_deref(), Order::NewestFirst)?;
+    let list = ListInputItemsRequest {
+        tenant: tenant.0,
+        response_id: id,
+    };
+    let found = in_time(gateway.store.clone().list_input_items(list))
+        .await
+        .map_err(of_store)?;
+    let items = listed_items(&found.into_inner().items);
+    Ok(json(list_json(&items, &page)?))
+}
+
+fn stored_events(follow: Follow) -> Events {
+    Events::Stored(Box::new(follow))
+}
+
+fn sse(gateway: &Gateway, events: Events) -> Response {
+    event_stream(events, gateway.config.keepalive, gateway.stop.clone())
+}
+
+/// The response as an answer.
+fn shown(response: &pb::Response) -> Response {
+    with_session(json(response_json(response)), response)
+}
+
+fn with_session(mut answer: Response, response: &pb::Response) -> Response {
+    session::put_headers(answer.headers_mut(), response);
+    answer
 }
 
 fn json(body: String) -> Response {
@@ -244,15 +162,3 @@ fn json(body: String) -> Response {
     )
         .into_response()
 }
-
-/// Bounds a call by a time of its own.
-trait AwaitFor<T>: Future<Output = Result<T, Status>> + Sized {
-    async fn await_for(self, longest: Duration) -> Result<T, Status> {
-        let late = || Err(Status::unavailable("a service did not answer in time"));
-        tokio::time::timeout(longest, self)
-            .await
-            .unwrap_or_else(|_| late())
-    }
-}
-
-impl<T, F: Future<Output = Result<T, Status>>> AwaitFor<T> for F {}

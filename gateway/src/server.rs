@@ -28,6 +28,7 @@ pub async fn serve(
     listener: TcpListener,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
+    let tasks = gateway.tasks.clone();
     let router = router(gateway);
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
@@ -85,6 +86,8 @@ pub async fn serve(
     let ended = async {
         graceful.shutdown().await;
         connections.wait().await;
+        tasks.close();
+        tasks.wait().await;
     };
     if tokio::time::timeout(GRACE, ended).await.is_err() {
         tracing::info!("some connections did not end in time");

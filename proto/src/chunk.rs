@@ -100,6 +100,7 @@ mod tests {
         Event {
             sequence_number,
             kind: Some(Kind::OutputTextDelta(delta)),
+            at_ms: sequence_number * 20,
         }
     }
 

@@ -2,13 +2,21 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 /// The right to use a data directory; the operating system takes it back when this process ends.
 pub struct Lock {
     _file: File,
+}
+
+/// Another process has the data directory.
+#[derive(Debug, thiserror::Error)]
+#[error("the data directory {} is in use by the talaria process {process}", data_dir.display())]
+pub struct InUse {
+    data_dir: PathBuf,
+    process: String,
 }
 
 impl Lock {
@@ -28,11 +36,11 @@ impl Lock {
                 let mut holder = String::new();
                 // Only for the message: the holder may be writing it at this moment.
                 let _ = file.read_to_string(&mut holder);
-                bail!(
-                    "the data directory {} is in use by the talaria process {}",
-                    data_dir.display(),
-                    holder.trim()
-                );
+                return Err(InUse {
+                    data_dir: data_dir.to_owned(),
+                    process: holder.trim().to_owned(),
+                }
+                .into());
             }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("locking {}", path.display()));

@@ -36,6 +36,17 @@ pub struct Server {
     pub keepalive_seconds: Option<NonZeroU64>,
     pub allow_remote_images: Option<bool>,
     pub strict_models: Option<bool>,
+    pub chat_disconnect: Option<ChatDisconnect>,
+    pub tool_progress_events: Option<bool>,
+}
+
+/// What becomes of a chat completion whose client leaves.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum ChatDisconnect {
+    /// It goes on.
+    Detach,
+    Cancel,
 }
 
 #[derive(Default, Deserialize)]
@@ -43,8 +54,8 @@ pub struct Server {
 pub struct Store {
     pub database_url: Option<String>,
     pub max_responses: Option<u64>,
-    pub retention_days: Option<NonZeroU32>,
-    pub event_retention_hours: Option<NonZeroU32>,
+    pub retention_days: Option<u32>,
+    pub event_retention_hours: Option<u32>,
 }
 
 #[derive(Default, Deserialize)]

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+pub use super::file::ChatDisconnect;
+
 use super::error::{Error, Found, Origin};
 use super::seconds;
 use super::sources::{Sources, flag};
@@ -24,6 +26,10 @@ pub struct Server {
     pub max_body_bytes: usize,
     /// How long a stream may be silent before a comment is sent.
     pub keepalive: Duration,
+    /// None: it goes on with a session, and is cancelled without.
+    pub chat_disconnect: Option<ChatDisconnect>,
+    /// Whether streams of chat completions show the tools that the server runs.
+    pub tool_progress_events: bool,
 }
 
 /// Which web pages of other origins may call.
@@ -49,6 +55,10 @@ pub fn server(listen_flag: Option<String>, sources: &Sources<'_>) -> Result<Serv
             section.and_then(|server| server.keepalive_seconds),
             DEFAULT_KEEPALIVE,
         ),
+        chat_disconnect: section.and_then(|server| server.chat_disconnect),
+        tool_progress_events: section
+            .and_then(|server| server.tool_progress_events)
+            .unwrap_or(true),
     })
 }
 

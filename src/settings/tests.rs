@@ -17,10 +17,14 @@ max_body_bytes = 1000
 keepalive_seconds = 5
 allow_remote_images = false
 strict_models = true
+chat_disconnect = "detach"
+tool_progress_events = false
 
 [store]
 database_url = "postgres://ada:geheim@db/talaria"
-max_responses = 0
+max_responses = 100
+retention_days = 0
+event_retention_hours = 0
 
 [runs]
 max_concurrent = 8
@@ -111,10 +115,17 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
                 ),
                 max_body_bytes: 10000000,
                 keepalive: 10s,
+                chat_disconnect: None,
+                tool_progress_events: true,
             },
             database: Embedded {
                 data_dir: "./.talaria",
             },
+        },
+        keeping: Keeping {
+            max_responses: 0,
+            retention_days: 30,
+            event_retention_hours: 24,
         },
         runs: Runs {
             max_concurrent: 256,
@@ -170,10 +181,19 @@ fn a_full_file_is_understood() {
                 ),
                 max_body_bytes: 1000,
                 keepalive: 5s,
+                chat_disconnect: Some(
+                    Detach,
+                ),
+                tool_progress_events: false,
             },
             database: Url(
                 SecretBox<str>([REDACTED]),
             ),
+        },
+        keeping: Keeping {
+            max_responses: 100,
+            retention_days: 0,
+            event_retention_hours: 0,
         },
         runs: Runs {
             max_concurrent: 8,
@@ -340,8 +360,8 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
         in_file("[runs]\n\nmax_steps = 0"),
         in_file("[runs]\nmax_step = 1"),
         in_file("[[agents]"),
-        in_file("[store]\nretention_days = 3"),
-        in_file("[store]\nmax_responses = 3"),
+        in_file("[store]\nretention_days = -1"),
+        in_file("[server]\nchat_disconnect = 'stay'"),
         in_file("[mcp_servers.files]\ncommand = 'python3'"),
         in_file(demo),
         in_file(agent),
@@ -374,8 +394,8 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
     talaria.toml, line 3: invalid value: integer `0`, expected a nonzero u32 in `runs.max_steps`
     talaria.toml, line 2: unknown field `max_step`, expected one of `max_concurrent`, `lease_seconds`, `drain_seconds`, `max_steps`, `max_attempts` in `runs`
     talaria.toml, line 1: unclosed array table, expected `]`
-    store.retention_days in talaria.toml: not supported yet; remove it
-    store.max_responses in talaria.toml: not supported yet; remove it
+    talaria.toml, line 2: invalid value: integer `-1`, expected u32 in `store.retention_days`
+    talaria.toml, line 2: unknown variant `stay`, expected `detach` or `cancel` in `server.chat_disconnect`
     mcp_servers in talaria.toml: not supported yet; remove it
     agents in talaria.toml: there are upstreams, but no [[agents]] to call them
     agents.upstream of "a" in talaria.toml: must name one of [upstreams]

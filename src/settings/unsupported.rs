@@ -5,17 +5,7 @@ use super::file::{File, OneOrMany, ToolItems};
 
 /// Refuses what no part of the server acts on yet.
 pub fn refuse(file: &File) -> Result<(), Error> {
-    let store = &file.content.store;
     let of_parts = [
-        (
-            "store.max_responses",
-            store.max_responses.is_some_and(|max| max > 0),
-        ),
-        ("store.retention_days", store.retention_days.is_some()),
-        (
-            "store.event_retention_hours",
-            store.event_retention_hours.is_some(),
-        ),
         ("mcp_servers", !file.content.mcp_servers.is_empty()),
         (
             "server.allow_remote_images",

@@ -110,6 +110,7 @@ async fn play_all(kind: ApiKind, cases: impl Iterator<Item = Case>) -> anyhow::R
     Ok(())
 }
 
+/// REQ-94, REQ-97, REQ-98, REQ-99
 #[tokio::test]
 async fn what_responses_upstreams_say_oddly_is_understood() -> anyhow::Result<()> {
     let usual = || ResponsesStream::new().text(&HELLO).completed();
@@ -128,6 +129,7 @@ async fn what_chat_upstreams_say_oddly_is_understood() -> anyhow::Result<()> {
     play_all(ApiKind::ChatCompletions, cases.into_iter().flatten()).await
 }
 
+/// REQ-95
 #[tokio::test]
 async fn text_is_shown_as_it_comes_however_the_stream_began() -> anyhow::Result<()> {
     let odd = "event: codex.rate_limits\ndata: {\"type\":\"codex.rate_limits\"}\n\n: hi\n\n";

@@ -40,6 +40,17 @@ pub fn error_frame(sequence_number: u64, message: &str) -> String {
     frame
 }
 
+/// The frame that a follower of an active response begins with: the response after event `sequence_number`.
+pub fn snapshot_frame(response: &Response, sequence_number: u64) -> String {
+    let mut frame = String::from("event: response.snapshot\ndata: {\"type\":\"response.snapshot\"");
+    push_name(&mut frame, "sequence_number");
+    push_number(&mut frame, sequence_number);
+    push_name(&mut frame, "response");
+    push_response(&mut frame, response);
+    frame.push_str("}\n\n");
+    frame
+}
+
 fn event_name(kind: &Kind) -> &str {
     match kind {
         Kind::Created(_) => "response.created",
@@ -217,6 +228,7 @@ mod tests {
         let event = Event {
             sequence_number: 4,
             kind: Some(Kind::OutputTextDelta(delta)),
+            at_ms: 7,
         };
         let mut frame = String::new();
         push_frame(&mut frame, &event);

@@ -1,18 +1,19 @@
 //! Reads the body of a create request: what a run needs, checked and in OpenAI's long form.
 
-mod content;
+pub(crate) mod content;
+mod history;
 pub mod input;
 mod items;
 mod message;
-mod parameters;
-mod tools;
+pub(crate) mod parameters;
+pub(crate) mod tools;
 
 #[cfg(test)]
 mod tests;
 
 use serde_json::Value;
 use talaria_domain::json::ObjectWriter;
-use talaria_proto::v1::RunRequest;
+use talaria_proto::v1::{OnActive, RunRequest};
 
 use self::input::Input;
 use self::parameters::PARAMETERS;
@@ -20,9 +21,10 @@ use crate::check::body::{Body, compact};
 use crate::check::names::near_miss;
 use crate::check::{Node, quoted};
 use crate::error::ApiError;
+use crate::session;
 
 /// Parameters that are read one by one, besides [`PARAMETERS`].
-const OTHER_PARAMETERS: [&str; 12] = [
+const OTHER_PARAMETERS: [&str; 13] = [
     "model",
     "input",
     "instructions",
@@ -33,6 +35,7 @@ const OTHER_PARAMETERS: [&str; 12] = [
     "stream",
     "stream_options",
     "tool_choice",
+    "conversation_history",
     "session_id",
     "on_active",
 ];
@@ -69,7 +72,7 @@ pub fn create_request(body: &[u8]) -> Result<RunRequest, ApiError> {
         .map(|model| model.identifier(MAX_NAME))
         .transpose()?;
     let given = |name| root.optional(name).is_some();
-    let input = read_input(&body)?;
+    let mut input = read_input(&body)?;
     let stateful = given("previous_response_id") || given("conversation");
     if input.is_blank && !stateful {
         return Err(no_input());
@@ -90,12 +93,19 @@ pub fn create_request(body: &[u8]) -> Result<RunRequest, ApiError> {
         .optional("instructions")
         .map(|text| text.text(usize::MAX))
         .transpose()?;
-    root.check("session_id", |id| id.identifier(MAX_NAME).map(drop))?;
-    root.check("on_active", on_active)?;
+    let session_id = root
+        .optional("session_id")
+        .map(|id| session_id(&id))
+        .transpose()?;
     let conversation = root
         .optional("conversation")
         .map(|node| conversation(&node))
         .transpose()?;
+    let on_active = root
+        .optional("on_active")
+        .map_or(Ok(OnActive::Reject), |choice| {
+            on_active(&choice, conversation.is_some(), store)
+        })?;
     let previous = root
         .optional("previous_response_id")
         .map(|id| id.id("resp"))
@@ -105,6 +115,14 @@ pub fn create_request(body: &[u8]) -> Result<RunRequest, ApiError> {
                        'previous_response_id' or 'conversation'.";
         return Err(ApiError::invalid("mutually_exclusive_parameters", message));
     }
+    let history = history::read(&body)?;
+    if conversation.is_some() && !history.is_empty() {
+        let message = "Mutually exclusive parameters: 'conversation' and 'conversation_history'. \
+                       A conversation brings its own history.";
+        return Err(ApiError::invalid("mutually_exclusive_parameters", message));
+    }
+    let brings_history = !history.is_empty();
+    input.items.splice(..0, history);
 
     Ok(RunRequest {
         model: model.unwrap_or_default().to_owned(),
@@ -116,6 +134,10 @@ pub fn create_request(body: &[u8]) -> Result<RunRequest, ApiError> {
         background,
         stream,
         parameters: parameters.into(),
+        session_id: session_id.unwrap_or_default().to_owned(),
+        on_active: on_active.into(),
+        brings_history,
+        ..RunRequest::default()
     })
 }
 
@@ -126,12 +148,6 @@ fn refuse_unsupported(root: &Node) -> Result<(), ApiError> {
         let message = "Unsupported parameter: 'messages'. In the Responses API, this parameter \
                        has moved to 'input'. Try again with the new parameter.";
         return Err(unsupported("messages", message));
-    }
-    if given("conversation_history") {
-        let message = "Unsupported parameter: 'conversation_history'. Send the earlier messages \
-                       at the head of 'input', or name the turn before with \
-                       'previous_response_id'.";
-        return Err(unsupported("conversation_history", message));
     }
     if given("prompt") {
         let message = "Unsupported parameter: 'prompt'. This server keeps no prompt templates; \
@@ -214,12 +230,28 @@ fn stream_options(options: &Node) -> Result<(), ApiError> {
     options.check("include_obfuscation", |flag| flag.boolean().map(drop))
 }
 
-fn on_active(choice: &Node) -> Result<(), ApiError> {
-    if choice.one_of(&["reject", "enqueue", "interrupt"])? == "reject" {
-        return Ok(());
+/// What a request does about an active response of its conversation.
+fn on_active(choice: &Node, has_conversation: bool, store: bool) -> Result<OnActive, ApiError> {
+    let on_active = match choice.one_of(&["reject", "enqueue", "interrupt"])? {
+        "enqueue" => OnActive::Enqueue,
+        "interrupt" => OnActive::Interrupt,
+        _ => return Ok(OnActive::Reject),
+    };
+    if !has_conversation {
+        let why = "only a request with a 'conversation' can wait for another";
+        return Err(choice.invalid("invalid_value", why));
     }
-    let message = "Unsupported value: 'on_active' can only be 'reject' on this server.";
-    Err(unsupported("on_active", message))
+    if !store {
+        let why = "an ephemeral response cannot wait; set 'store' to true";
+        return Err(choice.invalid("invalid_value", why));
+    }
+    Ok(on_active)
+}
+
+fn session_id<'v>(id: &Node<'v, '_>) -> Result<&'v str, ApiError> {
+    let text = id.identifier(MAX_NAME)?;
+    session::check_id(text).map_err(|error| id.error("invalid_value", error.message))?;
+    Ok(text)
 }
 
 /// The id or the free name of a conversation.

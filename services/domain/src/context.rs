@@ -30,6 +30,10 @@ pub enum Error {
     NotAnObject { index: usize },
 }
 
+/// Items that call a tool of the client's, and items that answer them.
+const CALLS: [&str; 2] = ["function_call", "custom_tool_call"];
+const OUTPUTS: [&str; 2] = ["function_call_output", "custom_tool_call_output"];
+
 #[derive(Deserialize)]
 struct Head {
     #[serde(default, rename = "type")]
@@ -121,18 +125,14 @@ pub fn check_pairs(context: &[CallItem]) -> Result<(), Error> {
         let (Some(item_type), Some(call_id)) = (head.item_type.as_deref(), head.call_id) else {
             continue;
         };
-        match item_type {
-            "function_call" | "custom_tool_call" => {
-                answered.remove(&call_id);
-                calls.push(call_id);
+        if CALLS.contains(&item_type) {
+            answered.remove(&call_id);
+            calls.push(call_id);
+        } else if OUTPUTS.contains(&item_type) {
+            if !calls.contains(&call_id) {
+                return Err(Error::NoToolCall { call_id });
             }
-            "function_call_output" | "custom_tool_call_output" => {
-                if !calls.contains(&call_id) {
-                    return Err(Error::NoToolCall { call_id });
-                }
-                answered.insert(call_id);
-            }
-            _ => {}
+            answered.insert(call_id);
         }
     }
     match calls
@@ -141,6 +141,30 @@ pub fn check_pairs(context: &[CallItem]) -> Result<(), Error> {
     {
         Some(call_id) => Err(Error::NoToolOutput { call_id }),
         None => Ok(()),
+    }
+}
+
+/// Takes the calls out of `turns` that nothing answers, neither a later turn nor `input`: whoever goes on in a session
+/// need not know of them, and no model takes them.
+pub fn leave_unanswered_calls_out(turns: &mut [Turn], input: &[ContextItem]) {
+    let call_id = |item: &ContextItem, types: [&str; 2]| {
+        let head = head(&item.item)?;
+        let is_one = types.contains(&head.item_type?.as_str());
+        head.call_id.filter(|_| is_one)
+    };
+    let items = turns
+        .iter()
+        .flat_map(|turn| turn.input.iter().chain(&turn.output));
+    let answered: HashSet<String> = items
+        .chain(input)
+        .filter_map(|item| call_id(item, OUTPUTS))
+        .collect();
+    let is_open = |item: &ContextItem| {
+        call_id(item, CALLS).is_some_and(|call_id| !answered.contains(&call_id))
+    };
+    for turn in turns {
+        turn.input.retain(|item| !is_open(item));
+        turn.output.retain(|item| !is_open(item));
     }
 }
 
@@ -213,6 +237,30 @@ mod tests {
 
         assert_eq!(shown, [call_item(&whole)]);
         assert_eq!(check_pairs(&shown), Ok(()));
+    }
+
+    #[test]
+    fn a_session_goes_on_without_the_calls_that_nobody_answered() {
+        let item = |json: &'static str| ContextItem {
+            item: Bytes::from_static(json.as_bytes()),
+            upstream_id: String::new(),
+        };
+        let said = item(r#"{"type":"message","role":"user"}"#);
+        let answered = item(r#"{"type":"function_call","call_id":"c1"}"#);
+        let open = item(r#"{"type":"function_call","call_id":"c2"}"#);
+        let mut turns = vec![Turn {
+            input: vec![said.clone()],
+            output: vec![answered.clone(), open],
+        }];
+        let input = [item(r#"{"type":"function_call_output","call_id":"c1"}"#)];
+
+        leave_unanswered_calls_out(&mut turns, &input);
+
+        let expected = Turn {
+            input: vec![said],
+            output: vec![answered],
+        };
+        assert_eq!(turns, [expected]);
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::fmt;
 
 use uuid::Uuid;
 
-/// The id of a response: `resp_` and 32 hex digits.
+/// The id of a response: `resp_` and 32 hex digits; of one that came from a Hermes server, 28.
+///
+/// Those 28 are the last digits of a UUID that begins with four zeros, which no UUIDv7 of ours does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ResponseId(pub Uuid);
 
@@ -33,9 +35,47 @@ pub enum Side {
 impl ResponseId {
     /// Reads `resp_…`; anything else is no id of ours.
     pub fn parse(id: &str) -> Option<Self> {
-        parse_hex(id.strip_prefix("resp_")?).map(Self)
+        Self::from_digits(id.strip_prefix("resp_")?)
+    }
+
+    /// Reads `run_…`, as which Hermes' API knows the same response.
+    pub fn parse_run(id: &str) -> Option<Self> {
+        Self::from_digits(id.strip_prefix("run_")?)
+    }
+
+    /// The id of the run that the response records: `run_…`.
+    pub fn run_id(self) -> String {
+        format!("run_{}", self.digits())
+    }
+
+    /// The id of the chat completion that it is shown as: `chatcmpl-…`.
+    pub fn chat_completion_id(self) -> String {
+        format!("chatcmpl-{}", self.digits())
+    }
+
+    fn from_digits(digits: &str) -> Option<Self> {
+        if digits.len() == IMPORTED_DIGITS {
+            return parse_hex(&format!("0000{digits}")).map(Self);
+        }
+        parse_hex(digits).map(Self).filter(|id| !id.is_imported())
+    }
+
+    fn digits(self) -> String {
+        let digits = self.0.simple().to_string();
+        if self.is_imported() {
+            return digits[digits.len() - IMPORTED_DIGITS..].to_owned();
+        }
+        digits
+    }
+
+    /// Whether it came from a Hermes server.
+    pub fn is_imported(self) -> bool {
+        self.0.as_bytes()[..2] == [0, 0]
     }
 }
+
+/// Hex digits of a Hermes server's ids.
+const IMPORTED_DIGITS: usize = 28;
 
 impl ConversationId {
     /// Reads `conv_…`; anything else is no id of ours.
@@ -46,7 +86,7 @@ impl ConversationId {
 
 impl fmt::Display for ResponseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "resp_{}", self.0.simple())
+        write!(f, "resp_{}", self.digits())
     }
 }
 
@@ -155,6 +195,19 @@ mod tests {
             ConversationId::parse(&conversation.to_string()),
             Some(conversation)
         );
+    }
+
+    #[test]
+    fn ids_of_a_hermes_server_keep_their_spelling() {
+        let id = "resp_0123456789abcdef0123456789ab";
+        let response = ResponseId::parse(id).unwrap();
+
+        assert!(response.is_imported());
+        assert_eq!(response.to_string(), id);
+        assert_eq!(response.run_id(), id.replace("resp_", "run_"));
+        assert_eq!(ResponseId::parse_run(&response.run_id()), Some(response));
+        // One id, one spelling.
+        assert_eq!(ResponseId::parse(&id.replace("resp_", "resp_0000")), None);
     }
 
     #[test]

@@ -8,5 +8,6 @@ pub mod ids;
 pub mod item;
 pub mod json;
 pub mod model;
+pub mod rebuild;
 pub mod run;
 pub mod snapshot;

@@ -285,6 +285,8 @@ impl Run {
         let event = Event {
             sequence_number,
             kind: Some(kind),
+            // Whoever has a clock says when.
+            at_ms: 0,
         };
         let folded = self.snapshot.apply(&event);
         debug_assert!(folded.is_ok(), "a run's own event does not fit: {folded:?}");

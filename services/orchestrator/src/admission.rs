@@ -1,31 +1,62 @@
 //! Admits runs: everything that can refuse one happens here, before anything is written.
 
+mod created;
+mod write;
+
 use std::time::Duration;
 
-use bytes::Bytes;
-use talaria_domain::context::{self, InputItem, call_items, check_pairs, resolve_input};
-use talaria_domain::echo;
-use talaria_domain::ids::{ConversationId, ResponseId};
+use talaria_domain::context::{
+    self, InputItem, call_items, check_pairs, leave_unanswered_calls_out, resolve_input,
+};
 use talaria_domain::run::Run;
 use talaria_proto::v1::{
-    AdmitRunRequest, ContextItem, DeleteResponseRequest, EventChunk, LoadContextRequest,
-    LoadContextResponse, Response, RunRequest, Status as RunStatus, Turn,
+    AdmitRunRequest, AdmitRunResponse, ContextItem, EventChunk, Idempotency, LoadContextRequest,
+    LoadContextResponse, OnActive, Response, RunRequest, Turn, Wait,
 };
+use talaria_runtime::clock;
 use talaria_runtime::error::Reason;
-use talaria_runtime::{clock, ids};
-use tonic::{Code, Status};
+use tonic::Status;
 use uuid::Uuid;
 
-use crate::journal::{Journal, deadline, within};
+use self::created::{Conversation, created, session};
+pub use self::write::{is_unknown, revoke, store_status};
+use crate::journal::{Journal, within};
+use crate::stamps::Stamps;
 
-/// A conversation moves on under a request at most this often before the request is refused.
-const CONVERSATION_TRIES: usize = 3;
-/// How long one call may take, and how long an admission waits for a store that does not answer: together less than
-/// a façade waits for an admission.
-const CALL: Duration = Duration::from_secs(5);
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest that a write which nobody waits for any more may still reach the database: two batches and a statement.
-const ON_ITS_WAY: Duration = Duration::from_secs(30);
+/// How long one call to the store may take.
+pub const CALL: Duration = Duration::from_secs(5);
+/// A conversation moves on under a request at most this often before the request waits in line, or is refused.
+const TRIES_TO_BEGIN: usize = 3;
+/// How often one tries that may wait.
+const TRIES_TO_WAIT: usize = 10;
+/// Runs that wait in one conversation's line at most.
+const LONGEST_LINE: u32 = 1000;
+
+/// A request to run.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    pub id: Uuid,
+    /// Incarnation of the process that will execute it.
+    pub owner: Uuid,
+    pub tenant: &'a str,
+    pub agent_name: &'a str,
+    pub request: &'a RunRequest,
+    pub idempotency: Option<&'a Idempotency>,
+    /// Why it cannot begin at once, if it cannot. It can still wait in line.
+    pub no_place: Option<Status>,
+}
+
+/// What became of a request that was not refused.
+#[derive(Debug)]
+pub enum Admission {
+    Begins(Box<Admitted>),
+    /// It stands in its conversation's line, as it was created.
+    Waits(Box<Response>),
+    /// Its idempotency key names this response to the same request; nothing was written.
+    Replayed {
+        response_id: String,
+    },
+}
 
 /// A run that may begin.
 #[derive(Debug)]
@@ -34,14 +65,17 @@ pub struct Admitted {
     pub epoch: i32,
     pub input: Vec<ContextItem>,
     pub turns: Vec<Turn>,
+    /// The client's, or those of what the run continues from.
+    pub instructions: Option<String>,
     /// The response as it was created.
     pub response: Response,
     /// The first events, which are durable if the run is.
     pub events: EventChunk,
     pub event_count: u64,
+    pub stamps: Stamps,
 }
 
-/// Why a run did not begin.
+/// Why a run was not admitted.
 #[derive(Debug)]
 pub enum Refusal {
     /// It was refused, and nothing of it was written.
@@ -67,16 +101,14 @@ impl From<Refusal> for Status {
 /// Checks a request against what it continues from, and writes the run down unless it is ephemeral.
 ///
 /// A refusal leaves nothing behind.
-pub async fn admit(
-    journal: &Journal,
-    owner: Uuid,
-    tenant: &str,
-    agent_name: &str,
-    id: Uuid,
-    request: &RunRequest,
-) -> Result<Admitted, Refusal> {
-    for _ in 0..CONVERSATION_TRIES {
-        match admit_once(journal, owner, tenant, agent_name, id, request).await {
+pub async fn admit(journal: &Journal, asked: &Asked<'_>) -> Result<Admission, Refusal> {
+    let tries = if may_wait(asked.request) {
+        TRIES_TO_WAIT
+    } else {
+        TRIES_TO_BEGIN
+    };
+    for attempt in 1..=tries {
+        match admit_once(journal, asked, attempt >= TRIES_TO_BEGIN).await {
             Err(Refusal::Refused(status))
                 if Reason::of(&status) == Some(Reason::ConversationChanged) => {}
             outcome => return outcome,
@@ -88,71 +120,111 @@ pub async fn admit(
     ))
 }
 
+/// Whether a request would wait for its conversation. One that is not stored cannot: nothing of it would be left to
+/// begin with.
+pub fn may_wait(request: &RunRequest) -> bool {
+    request.store && request.conversation.is_some() && request.on_active() != OnActive::Reject
+}
+
+/// A context that no model takes, as clients are told of it.
+pub fn bad_context(error: &context::Error) -> Status {
+    let reason = match error {
+        context::Error::NoToolCall { .. } => Reason::NoToolCall,
+        context::Error::NoToolOutput { .. } => Reason::NoToolOutput,
+        context::Error::NotAnObject { .. } => Reason::InvalidValue,
+    };
+    reason.status_at("input", error.to_string())
+}
+
 async fn admit_once(
     journal: &Journal,
-    owner: Uuid,
-    tenant: &str,
-    agent_name: &str,
-    id: Uuid,
-    request: &RunRequest,
-) -> Result<Admitted, Refusal> {
+    asked: &Asked<'_>,
+    in_any_case: bool,
+) -> Result<Admission, Refusal> {
+    let Asked { id, request, .. } = *asked;
     let input = context::input_items(&request.input).map_err(|error| bad_context(&error))?;
-    let mut context = load_context(journal, tenant, request, &input).await?;
+    let mut context = load_context(journal, asked.tenant, request, &input).await?;
+    let wait = wait(request, &context, in_any_case);
+    check_room(asked, wait, &context)?;
     let items = std::mem::take(&mut context.items);
     let input = resolve_input(id, input, items).map_err(|error| bad_context(&error))?;
-    check_pairs(&call_items(&context.turns, &input)).map_err(|error| bad_context(&error))?;
+    if request.continues_session {
+        leave_unanswered_calls_out(&mut context.turns, &input);
+    }
+    if wait == Wait::Not {
+        // What a run that waits continues from is known when it begins.
+        check_pairs(&call_items(&context.turns, &input)).map_err(|error| bad_context(&error))?;
+    }
 
-    let (conversation_id, conversation_name) = match (&request.conversation, &context) {
-        (None, _) => (None, None),
-        (
-            Some(_),
-            LoadContextResponse {
-                conversation_id: Some(found),
-                ..
-            },
-        ) => (Some(found.clone()), None),
-        // An ephemeral turn leaves no trace: it does not make the conversation either.
-        (Some(_), _) if !request.store => (None, None),
-        (Some(name), _) => (
-            Some(ConversationId(ids::new_id()).to_string()),
-            Some(name.clone()),
-        ),
-    };
-    let response = created(agent_name, id, request, conversation_id.clone())?;
+    let conversation = Conversation::of(request, &context);
+    let queued = request.background || wait != Wait::Not;
+    let now_ms = clock::unix_millis();
+    let instructions = request.instructions.clone().or(context.instructions);
+    let mut response = created(
+        asked,
+        instructions.as_deref(),
+        queued,
+        now_ms.div_euclid(1000),
+    )?;
+    response.conversation_id.clone_from(&conversation.id);
+    response.session_id = session(id, request, context.session_id);
     let mut run = Run::create(id, response.clone());
-    if !request.background {
+    if !queued {
         run.start();
     }
-    let events = run.take_events();
+    let mut stamps = Stamps::new(response.created_at, 0);
+    let mut events = run.take_events();
+    stamps.put(&mut events, now_ms);
     let event_count = events.len() as u64;
     let events = EventChunk::of(&events);
     let mut epoch = 0;
     if request.store {
-        let mut stored = request.clone();
-        stored.input = input.iter().map(|item| item.item.clone()).collect();
         let admission = AdmitRunRequest {
-            tenant: tenant.to_owned(),
-            response_id: ResponseId(id).to_string(),
-            owner: owner.to_string(),
+            tenant: asked.tenant.to_owned(),
+            response_id: response.id.clone(),
+            owner: asked.owner.to_string(),
             status: response.status,
-            request: Some(stored),
+            request: Some(RunRequest {
+                input: input.iter().map(|item| item.item.clone()).collect(),
+                instructions: instructions.clone(),
+                ..request.clone()
+            }),
             events: Some(events.clone()),
             event_count: u32::try_from(event_count).unwrap_or(u32::MAX),
-            parent_response_id: context.parent_response_id,
-            conversation_id,
-            conversation_name,
+            parent_response_id: context
+                .parent_response_id
+                .filter(|_| wait == Wait::Not && !request.brings_history),
+            conversation_id: conversation.id,
+            conversation_name: conversation.new_name,
+            session_id: (response.session_id != id.to_string())
+                .then(|| response.session_id.clone()),
+            model: response.model.clone(),
+            idempotency: asked.idempotency.cloned(),
+            wait: wait.into(),
         };
-        epoch = write(journal, admission).await?;
+        let written = write::write(journal, admission).await?;
+        match written {
+            AdmitRunResponse {
+                existing_response_id: Some(response_id),
+                ..
+            } if response_id != response.id => return Ok(Admission::Replayed { response_id }),
+            AdmitRunResponse { epoch: written, .. } => epoch = written,
+        }
     }
-    Ok(Admitted {
+    if wait != Wait::Not {
+        return Ok(Admission::Waits(Box::new(response)));
+    }
+    Ok(Admission::Begins(Box::new(Admitted {
         run,
         epoch,
         input,
         turns: context.turns,
+        instructions,
         response,
         events,
         event_count,
-    })
+        stamps,
+    })))
 }
 
 async fn load_context(
@@ -166,8 +238,9 @@ async fn load_context(
         InputItem::Item(_) => None,
     };
     let item_ids: Vec<String> = input.iter().filter_map(reference).collect();
-    let starts_fresh = request.previous_response_id.is_none() && request.conversation.is_none();
-    if starts_fresh && item_ids.is_empty() {
+    let names_its_past = request.previous_response_id.is_some() || request.conversation.is_some();
+    let of_session = request.continues_session && !names_its_past && !request.session_id.is_empty();
+    if !names_its_past && !of_session && item_ids.is_empty() {
         return Ok(LoadContextResponse::default());
     }
     let load = LoadContextRequest {
@@ -175,107 +248,42 @@ async fn load_context(
         previous_response_id: request.previous_response_id.clone(),
         conversation: request.conversation.clone(),
         item_ids,
+        session_id: of_session.then(|| request.session_id.clone()),
+        may_wait: may_wait(request),
+        without_turns: request.brings_history,
+        with_instructions: request.instructions.is_none(),
     };
     within(CALL, journal.load_context(load))
         .await
         .map_err(store_status)
 }
 
-/// The response as it looks when it is created.
-fn created(
-    agent_name: &str,
-    id: Uuid,
-    request: &RunRequest,
-    conversation_id: Option<String>,
-) -> Result<Response, Status> {
-    let settings = echo::settings(request.instructions.as_deref(), &request.parameters)
-        .map_err(|_| Reason::InvalidValue.status_at("parameters", "The parameters are no JSON."))?;
-    let model = if request.model.is_empty() {
-        agent_name
-    } else {
-        &request.model
-    };
-    let status = if request.background {
-        RunStatus::Queued
-    } else {
-        RunStatus::InProgress
-    };
-    Ok(Response {
-        id: ResponseId(id).to_string(),
-        status: status.into(),
-        created_at: clock::unix_seconds(),
-        model: model.to_owned(),
-        settings: Bytes::from(settings),
-        previous_response_id: request.previous_response_id.clone(),
-        conversation_id,
-        background: request.background,
-        store: request.store,
-        ..Response::default()
-    })
-}
-
-fn bad_context(error: &context::Error) -> Status {
-    let reason = match error {
-        context::Error::NoToolCall { .. } => Reason::NoToolCall,
-        context::Error::NoToolOutput { .. } => Reason::NoToolOutput,
-        context::Error::NotAnObject { .. } => Reason::InvalidValue,
-    };
-    reason.status_at("input", error.to_string())
-}
-
-/// Writes the run down; repeats itself while the store does not say what became of it.
-async fn write(journal: &Journal, admission: AdmitRunRequest) -> Result<i32, Refusal> {
-    let started = tokio::time::Instant::now();
-    let mut pause = Duration::from_millis(20);
-    loop {
-        let mut client = journal.client();
-        let call = client.admit_run(admission.clone());
-        match within(CALL, call).await {
-            Ok(admitted) => return Ok(admitted.into_inner().epoch),
-            Err(status) if !is_unknown(&status) => return Err(Refusal::Refused(status)),
-            Err(status) if started.elapsed() > PATIENCE => {
-                return Err(Refusal::Unknown(store_status(status)));
-            }
-            Err(_) => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-            }
-        }
-    }
-}
-
-/// A store that did not answer, as callers are told of it.
-fn store_status(status: Status) -> Status {
-    if is_unknown(&status) && Reason::of(&status).is_none() {
-        return Reason::StoreUnavailable.status("The store is not available right now.");
-    }
-    status
-}
-
-/// Whether a status leaves open what happened.
-fn is_unknown(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
-    )
-}
-
-/// Makes sure that a run whose admission was never answered does not exist. Goes on until the store says so.
+/// Whether a run begins at once, or where in its conversation's line it waits.
 ///
-/// That it is not there says nothing while the admission may still be on its way to the database.
-pub async fn revoke(journal: &Journal, tenant: String, id: Uuid) {
-    const LONGEST: Duration = Duration::from_hours(1);
-    let started = tokio::time::Instant::now();
-    let request = DeleteResponseRequest {
-        tenant,
-        response_id: ResponseId(id).to_string(),
-    };
-    while started.elapsed() < LONGEST {
-        let mut client = journal.client();
-        match deadline(client.delete_response(request.clone())).await {
-            Ok(_) => return,
-            Err(status) if !is_unknown(&status) && started.elapsed() > ON_ITS_WAY => return,
-            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
-        }
+/// With `in_any_case` it waits also if nobody seems to be before it: whoever made the other tries fail was.
+fn wait(request: &RunRequest, context: &LoadContextResponse, in_any_case: bool) -> Wait {
+    let somebody_is_before = context.busy || (in_any_case && context.conversation_id.is_some());
+    if !may_wait(request) || !somebody_is_before {
+        return Wait::Not;
+    }
+    match request.on_active() {
+        OnActive::Reject => Wait::Not,
+        OnActive::Enqueue => Wait::InLine,
+        OnActive::Interrupt => Wait::Interrupting,
     }
 }
+
+fn check_room(asked: &Asked<'_>, wait: Wait, context: &LoadContextResponse) -> Result<(), Status> {
+    match wait {
+        Wait::Not => asked.no_place.clone().map_or(Ok(()), Err),
+        Wait::InLine | Wait::Interrupting if context.waiting >= LONGEST_LINE => {
+            let message =
+                format!("Too many responses wait in the conversation (max {LONGEST_LINE})");
+            Err(Reason::RateLimitExceeded.status_at("conversation", message))
+        }
+        Wait::InLine | Wait::Interrupting => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

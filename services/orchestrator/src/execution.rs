@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agents::Agent;
 use crate::journal::Lost;
+use crate::stamps::Stamps;
 use crate::upstreams::{CallError, ModelStream};
 
 pub use sink::{Ephemeral, Sink, Stored};
@@ -49,6 +50,9 @@ pub struct Execution {
     pub watched: bool,
     pub sink: Sink,
     pub cancel: CancellationToken,
+    pub stamps: Stamps,
+    /// Unix milliseconds.
+    pub now: fn() -> i64,
     /// Set when the process stops: leave the run as it is, for another to take over.
     pub release: CancellationToken,
 }
@@ -71,7 +75,7 @@ enum CallEnd {
 
 impl Execution {
     /// Executes the run to its end.
-    pub async fn execute(mut self, now: fn() -> i64) -> Result<(), Left> {
+    pub async fn execute(mut self) -> Result<(), Left> {
         if self.starts {
             self.run.start();
         }
@@ -86,10 +90,30 @@ impl Execution {
             }
         };
         writer.settle().await?;
-        self.run.finish(&end, now());
-        writer.add(self.run.take_events());
+        writer.add(self.end(&end));
         // Boxed, so that a run does not hold the room for its end from the beginning.
         Box::pin(writer.finish(&self.run, self.input)).await
+    }
+
+    /// Ends the run without asking the model.
+    pub async fn end_at_once(mut self, end: End) -> Result<(), Left> {
+        let mut writer = Writer::new(self.sink.clone(), self.watched);
+        writer.add(self.end(&end));
+        writer.finish(&self.run, self.input).await
+    }
+
+    fn end(&mut self, end: &End) -> Vec<Event> {
+        self.run.finish(end, (self.now)().div_euclid(1000));
+        self.take_events()
+    }
+
+    /// The run's new events, with the time.
+    fn take_events(&mut self) -> Vec<Event> {
+        let mut events = self.run.take_events();
+        if !events.is_empty() {
+            self.stamps.put(&mut events, (self.now)());
+        }
+        events
     }
 
     async fn call_model(&mut self, writer: &mut Writer) -> Result<CallEnd, Left> {
@@ -99,7 +123,7 @@ impl Execution {
             // Boxed, because it is large, and gone when the answer begins.
             let mut calling = Box::pin(agent.upstream.call(&call));
             loop {
-                writer.add(self.run.take_events());
+                writer.add(self.take_events());
                 tokio::select! {
                     biased;
                     () = self.cancel.cancelled() => return Ok(CallEnd::Cancelled),
@@ -147,7 +171,7 @@ impl Execution {
                             over = true;
                         }
                     }
-                    writer.add(self.run.take_events());
+                    writer.add(self.take_events());
                     if over {
                         // So that its connection can be used again; nobody waits for it.
                         self.sink.tasks().spawn(stream.drain());

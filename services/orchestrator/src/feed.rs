@@ -224,6 +224,7 @@ mod tests {
             Event {
                 sequence_number,
                 kind: Some(Kind::OutputTextDelta(delta)),
+                ..Event::default()
             }
         };
         EventChunk::of(&(first..first + count).map(event).collect::<Vec<_>>())

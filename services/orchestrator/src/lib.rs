@@ -5,10 +5,15 @@
 mod active;
 mod admission;
 mod agents;
+mod cancel;
+mod claims;
 mod execution;
 mod feed;
 mod journal;
+mod keys;
+mod lease;
 mod service;
+mod stamps;
 mod start;
 mod takeover;
 pub mod upstreams;

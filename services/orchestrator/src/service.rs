@@ -9,13 +9,14 @@ use futures::stream::{self, BoxStream, Stream, StreamExt};
 use talaria_domain::ids::ResponseId;
 use talaria_proto::v1::run_service_server::{RunService, RunServiceServer};
 use talaria_proto::v1::{
-    Agent, CancelRunRequest, CancelRunResponse, ListAgentsRequest, ListAgentsResponse,
-    StartRunRequest, SubscribeRunRequest, SubscribeRunResponse,
+    Agent, CancelRunRequest, CancelRunResponse, GetStatusRequest, GetStatusResponse,
+    ListAgentsRequest, ListAgentsResponse, StartRunRequest, SubscribeRunRequest,
+    SubscribeRunResponse,
 };
 use talaria_runtime::error::Reason;
 use talaria_runtime::link::{Link, MAX_MESSAGE_BYTES};
 use talaria_runtime::{clock, ids};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SetOnce};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
@@ -26,11 +27,8 @@ use crate::agents::Agents;
 use crate::execution::{Execution, Left};
 use crate::feed::{Feed, Next, Subscription};
 use crate::journal::Journal;
-use crate::start::{Updates, start_ephemeral, start_stored};
-use crate::{Config, takeover, upstreams};
-
-/// How long a cancelled run may take to end.
-const CANCEL: Duration = Duration::from_secs(20);
+use crate::start::{Asking, Updates, start_ephemeral, start_stored};
+use crate::{Config, cancel, claims, lease, upstreams};
 
 /// The run orchestrator. Clones share everything.
 #[derive(Clone, Debug)]
@@ -51,6 +49,8 @@ pub struct Shared {
     pub tasks: TaskTracker,
     /// Renews the lease, for as long as anything runs under it.
     pub lease_keeper: TaskTracker,
+    /// Asks for a claim at once: a line may move, or a run is to stop.
+    pub nudge: Notify,
     /// Set when the store knows this process: a run of an unknown owner could be taken from it at once.
     pub registered: SetOnce<()>,
     /// No new runs.
@@ -73,13 +73,16 @@ impl Orchestrator {
             places: Arc::new(Semaphore::new(config.max_concurrent)),
             tasks: TaskTracker::new(),
             lease_keeper: TaskTracker::new(),
+            nudge: Notify::new(),
             registered: SetOnce::new(),
             draining: CancellationToken::new(),
             release: CancellationToken::new(),
             idle: CancellationToken::new(),
             config,
         });
-        let keeping = takeover::run(Arc::clone(&shared));
+        let keeper = Arc::clone(&shared);
+        // Two loops, because reading what others left may take longer than a lease.
+        let keeping = async move { tokio::join!(lease::keep(&keeper), claims::run(&keeper)) };
         let keeping = shared.idle.clone().run_until_cancelled_owned(keeping);
         shared.lease_keeper.spawn(keeping);
         Ok(Self { shared })
@@ -112,7 +115,7 @@ impl Orchestrator {
         shared.idle.cancel();
         shared.lease_keeper.close();
         shared.lease_keeper.wait().await;
-        takeover::end_lease(shared).await;
+        lease::end(shared).await;
     }
 }
 
@@ -130,12 +133,14 @@ impl Shared {
         F: Future<Output = Result<(), Left>> + Send + 'static,
     {
         let cancel = execution.cancel.clone();
+        let in_conversation = execution.run.snapshot().base().conversation_id.is_some();
         self.active.insert(
             id,
             ActiveRun {
                 tenant,
                 feed: Arc::clone(&feed),
                 cancel,
+                revoked: false,
             },
         );
         let shared = Arc::clone(self);
@@ -159,6 +164,10 @@ impl Shared {
             shared.active.remove(id, &feed);
             feed.leave();
             drop(place);
+            if in_conversation {
+                // Somebody may wait for it in line.
+                shared.nudge.notify_one();
+            }
         });
     }
 }
@@ -173,20 +182,32 @@ impl RunService for Orchestrator {
     ) -> Result<Response<Updates>, Status> {
         let request = request.into_inner();
         let follow = request.follow();
-        let StartRunRequest { tenant, run, .. } = request;
+        let StartRunRequest {
+            tenant,
+            run,
+            idempotency,
+            ..
+        } = request;
         let run = run.ok_or_else(|| Reason::InvalidValue.status_at("run", "run is missing"))?;
         if self.shared.draining.is_cancelled() {
             return Err(Reason::OrchestratorUnavailable.status("The server is stopping."));
         }
         if run.store {
-            start_stored(&self.shared, tenant, run, follow)
-                .await
-                .map(Response::new)
-        } else {
-            start_ephemeral(&self.shared, &tenant, run, follow)
-                .await
-                .map(Response::new)
+            let asking = Asking {
+                tenant,
+                request: run,
+                follow,
+                idempotency,
+            };
+            return start_stored(&self.shared, asking).await.map(Response::new);
         }
+        if idempotency.is_some() {
+            let message = "An idempotency key is only for runs that are stored.";
+            return Err(Reason::InvalidValue.status_at("idempotency", message));
+        }
+        start_ephemeral(&self.shared, &tenant, run, follow)
+            .await
+            .map(Response::new)
     }
 
     type SubscribeRunStream = BoxStream<'static, Result<SubscribeRunResponse, Status>>;
@@ -217,12 +238,7 @@ impl RunService for Orchestrator {
             tenant,
             response_id,
         } = request.into_inner();
-        let run = self.active(&tenant, &response_id)?;
-        let mut end = run.feed.subscribe(None);
-        run.cancel.cancel();
-        tokio::time::timeout(CANCEL, end.response())
-            .await
-            .map_err(|_| Status::deadline_exceeded("the run did not stop in time"))?;
+        cancel::cancel(&self.shared, &tenant, &response_id).await?;
         Ok(Response::new(CancelRunResponse {}))
     }
 
@@ -237,6 +253,19 @@ impl RunService for Orchestrator {
         };
         let agents = self.shared.agents.names().map(agent).collect();
         Ok(Response::new(ListAgentsResponse { agents }))
+    }
+
+    async fn get_status(
+        &self,
+        _: Request<GetStatusRequest>,
+    ) -> Result<Response<GetStatusResponse>, Status> {
+        let max = self.shared.config.max_concurrent;
+        let taken = max.saturating_sub(self.shared.places.available_permits());
+        Ok(Response::new(GetStatusResponse {
+            active_runs: u32::try_from(taken).unwrap_or(u32::MAX),
+            max_concurrent: u32::try_from(max).unwrap_or(u32::MAX),
+            draining: self.shared.draining.is_cancelled(),
+        }))
     }
 }
 

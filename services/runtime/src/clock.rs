@@ -1,13 +1,19 @@
 //! The one place that reads the wall clock.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Seconds since 1970, for what clients are shown. Leases use the database's clock instead.
 pub fn unix_seconds() -> i64 {
+    i64::try_from(since_1970().as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Milliseconds since 1970, for the same.
+pub fn unix_millis() -> i64 {
+    i64::try_from(since_1970().as_millis()).unwrap_or(i64::MAX)
+}
+
+fn since_1970() -> Duration {
     #[expect(clippy::disallowed_methods, reason = "this is the edge")]
     let now = SystemTime::now();
-    let seconds = now
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    i64::try_from(seconds).unwrap_or(i64::MAX)
+    now.duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -20,10 +20,12 @@ pub enum Reason {
     ConversationChanged,
     ItemNotFound,
     ModelNotFound,
+    /// The idempotency key was used for another request.
+    IdempotencyKeyConflict,
     InvalidValue,
     NoToolCall,
     NoToolOutput,
-    /// Not active in this process.
+    /// Not active in this process, or not active any more.
     RunNotHere,
     /// Somebody else owns the run, or it has ended, or was deleted.
     RunLost,
@@ -34,7 +36,7 @@ pub enum Reason {
 }
 
 /// Every reason, its name on the wire, and its gRPC code.
-const REASONS: [(Reason, &str, Code); 17] = [
+const REASONS: [(Reason, &str, Code); 18] = [
     (
         Reason::ResponseNotFound,
         "RESPONSE_NOT_FOUND",
@@ -67,6 +69,11 @@ const REASONS: [(Reason, &str, Code); 17] = [
     ),
     (Reason::ItemNotFound, "ITEM_NOT_FOUND", Code::NotFound),
     (Reason::ModelNotFound, "MODEL_NOT_FOUND", Code::NotFound),
+    (
+        Reason::IdempotencyKeyConflict,
+        "IDEMPOTENCY_KEY_CONFLICT",
+        Code::FailedPrecondition,
+    ),
     (Reason::InvalidValue, "INVALID_VALUE", Code::InvalidArgument),
     (Reason::NoToolCall, "NO_TOOL_CALL", Code::InvalidArgument),
     (

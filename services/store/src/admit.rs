@@ -1,17 +1,29 @@
 //! `runs_admit`: a new run, whole or not at all.
 
+use std::collections::HashSet;
+
 use deadpool_postgres::Object;
 use prost::Message as _;
-use talaria_proto::v1::RunRequest;
+use talaria_proto::v1::{RunRequest, Wait};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::append::{Append, outcomes};
 use crate::codec;
-use crate::database::{Database, Error, query};
+use crate::database::{Database, Error, query, query_in_tx};
+use crate::keys::{
+    Key, KeyHolder, idempotency_key_holders, idempotency_keys_delete_in_tx,
+    idempotency_keys_insert_in_tx,
+};
 use crate::lane::{Outcome, Write};
+use crate::line::interrupts_in_tx;
 
 /// The epoch under which the first owner writes.
 pub const FIRST_EPOCH: i32 = 1;
+
+/// The status of a run that waits in its conversation's line.
+const WAITING: i16 = 0;
 
 /// A run to admit.
 #[derive(Debug)]
@@ -23,6 +35,10 @@ pub struct Admit {
     pub events: Append,
     pub parent_turn: Option<Uuid>,
     pub conversation: Option<Conversation>,
+    /// Where it is not the response's own.
+    pub session: Option<String>,
+    pub model: String,
+    pub key: Option<Key>,
 }
 
 /// The conversation that a run belongs to.
@@ -31,110 +47,240 @@ pub struct Conversation {
     pub id: Uuid,
     /// Set where the conversation is to be made.
     pub name: Option<String>,
+    /// Whether the run becomes the conversation's active one, or waits in its line.
+    pub wait: Wait,
+}
+
+/// What became of an admission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It is durable, by this call or an earlier one that it repeats.
+    Stored,
+    /// The conversation is not as it was, or the holder of the key went away at this moment: nothing was stored.
+    Changed,
+    /// Nothing was stored: the key stands for this response to the same request.
+    Duplicate(Uuid),
+    /// Nothing was stored: the key stands for another request.
+    KeyConflict,
+}
+
+impl Admit {
+    /// Whether it takes more than one statement: it has a key, or interrupts.
+    pub fn takes_transaction(&self) -> bool {
+        self.key.is_some() || self.wait() == Wait::Interrupting
+    }
+
+    pub fn wait(&self) -> Wait {
+        self.conversation
+            .as_ref()
+            .map_or(Wait::Not, |conversation| conversation.wait)
+    }
+
+    pub fn id(&self) -> Uuid {
+        self.events.response
+    }
 }
 
 impl Write for Admit {
+    type Outcome = Admission;
+
     fn size_bytes(&self) -> usize {
         self.request.encoded_len() + self.events.size_bytes()
     }
 
-    async fn write(database: &Database, batch: &[Self]) -> Result<Vec<Outcome>, Error> {
-        let connection = database.connection().await?;
-        runs_admit(&connection, batch).await
+    async fn write(database: &Database, batch: &[Self]) -> Result<Vec<Admission>, Error> {
+        let mut connection = database.connection().await?;
+        let rows = if batch.iter().any(Self::takes_transaction) {
+            runs_admit_with_keys(&mut connection, batch).await?
+        } else {
+            let runs: Vec<&Self> = batch.iter().collect();
+            query(&connection, RUNS_ADMIT, &Columns::of(&runs).params()).await?
+        };
+        admissions(&connection, &rows, batch).await
     }
 }
 
-/// Inserts each run: the response, its request and its first events, in one statement.
+/// Inserts each run: the response, its request and its first events.
 ///
 /// A run that belongs to a conversation is inserted only if it wins the conversation's active pointer: the conversation
-/// has no active response and still continues from the turn that the run continues from.
-async fn runs_admit(connection: &Object, batch: &[Admit]) -> Result<Vec<Outcome>, Error> {
-    const SQL: &str = "
-        -- runs_admit
-        WITH run AS (
-            SELECT *
-            FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::smallint[], $5::bytea[], $6::bigint[], $7::bytea[],
-                        $8::uuid[], $9::uuid[], $10::text[])
-                AS t (id, tenant, owner, status, request, last_seq, chunk, parent_turn_id, conversation_id,
-                      conversation_name)
-        ), conversation_made AS (
-            INSERT INTO conversation (id, tenant, name, active_response_id)
-            SELECT conversation_id, tenant, conversation_name, id
-            FROM run
-            WHERE conversation_name IS NOT NULL
-            ON CONFLICT DO NOTHING
-            RETURNING id, active_response_id AS run_id
-        ), conversation_taken AS (
-            UPDATE conversation c
-            SET active_response_id = run.id
-            FROM run
-            WHERE run.conversation_name IS NULL
-              AND c.id = run.conversation_id
-              AND c.tenant = run.tenant
-              AND c.active_response_id IS NULL
-              AND c.head_turn_id IS NOT DISTINCT FROM run.parent_turn_id
-            RETURNING c.id, c.active_response_id AS run_id
-        ), admitted AS (
-            SELECT *
-            FROM run
-            WHERE conversation_id IS NULL
-               OR EXISTS (SELECT 1 FROM conversation_made m WHERE m.run_id = run.id)
-               OR EXISTS (SELECT 1 FROM conversation_taken t WHERE t.run_id = run.id)
-        ), response_made AS (
-            INSERT INTO response (id, tenant, status, epoch, next_seq, owner, conversation_id, parent_turn_id)
-            SELECT id, tenant, status, 1, last_seq + 1, owner, conversation_id, parent_turn_id
-            FROM admitted
-            ON CONFLICT DO NOTHING
-            RETURNING id
-        ), request_made AS (
-            INSERT INTO run_request (response_id, body)
-            SELECT id, request
-            FROM admitted
-            JOIN response_made USING (id)
-        )
-        INSERT INTO event_chunk (response_id, first_seq, last_seq, epoch, body)
-        SELECT id, 0, last_seq, 1, chunk
+/// has no active response, still continues from the turn that the run continues from, and nobody waits in its line. A
+/// run that is to wait takes its place in the line instead, before all others if it interrupts.
+const RUNS_ADMIT: &str = "
+    -- runs_admit
+    WITH run AS (
+        SELECT *
+        FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::smallint[], $5::bytea[], $6::bigint[], $7::bytea[],
+                    $8::uuid[], $9::uuid[], $10::text[], $11::text[], $12::text[], $13::smallint[])
+            AS t (id, tenant, owner, status, request, last_seq, chunk, parent_turn_id, conversation_id,
+                  conversation_name, session_id, model, wait)
+    ), conversation_made AS (
+        INSERT INTO conversation (id, tenant, name, active_response_id)
+        SELECT conversation_id, tenant, conversation_name, CASE WHEN wait = 0 THEN id END
+        FROM run
+        WHERE conversation_name IS NOT NULL
+        ON CONFLICT DO NOTHING
+        RETURNING id, active_response_id AS run_id
+    ), conversation_taken AS (
+        UPDATE conversation c
+        SET active_response_id = run.id
+        FROM run
+        WHERE run.conversation_name IS NULL
+          AND run.wait = 0
+          AND c.id = run.conversation_id
+          AND c.tenant = run.tenant
+          AND c.active_response_id IS NULL
+          AND c.head_turn_id IS NOT DISTINCT FROM run.parent_turn_id
+          AND (SELECT w.id FROM response w WHERE w.conversation_id = c.id AND w.status = 0 LIMIT 1) IS NULL
+        RETURNING c.id, c.active_response_id AS run_id
+    ), admitted AS (
+        SELECT *
+        FROM run
+        WHERE conversation_id IS NULL
+           OR EXISTS (SELECT 1 FROM conversation_made m WHERE m.run_id = run.id)
+           OR EXISTS (SELECT 1 FROM conversation_taken t WHERE t.run_id = run.id)
+           OR wait > 0
+              AND (EXISTS (SELECT 1 FROM conversation_made m WHERE m.id = run.conversation_id)
+                   OR (SELECT c.tenant FROM conversation c WHERE c.id = run.conversation_id) = run.tenant)
+    ), response_made AS (
+        INSERT INTO response (id, tenant, status, epoch, next_seq, owner, conversation_id, parent_turn_id, session_id,
+                              model, updated_at, place_in_line)
+        SELECT id, tenant, status, 1, last_seq + 1, owner, conversation_id, parent_turn_id, session_id,
+               model, now(),
+               CASE wait
+                   WHEN 1 THEN nextval('response_line')
+                   WHEN 2 THEN nextval('response_line') - (1::bigint << 62)
+               END
+        FROM admitted
+        ON CONFLICT DO NOTHING
+        RETURNING id
+    ), request_made AS (
+        INSERT INTO run_request (response_id, body)
+        SELECT id, request
         FROM admitted
         JOIN response_made USING (id)
-        RETURNING response_id, epoch, last_seq";
-    let ids: Vec<Uuid> = batch.iter().map(|run| run.events.response).collect();
-    let tenants: Vec<&str> = batch.iter().map(|run| run.tenant.as_str()).collect();
-    let owners: Vec<Uuid> = batch.iter().map(|run| run.owner).collect();
-    let statuses: Vec<i16> = batch.iter().map(|run| run.status).collect();
-    let requests: Vec<Vec<u8>> = batch
-        .iter()
-        .map(|run| codec::pack(&run.request.encode_to_vec()))
-        .collect();
-    let lasts: Vec<i64> = batch.iter().map(|run| run.events.last_seq()).collect();
-    let chunks: Vec<Vec<u8>> = batch
-        .iter()
-        .map(|run| codec::pack(run.events.events.encoded()))
-        .collect();
-    let parents: Vec<Option<Uuid>> = batch.iter().map(|run| run.parent_turn).collect();
-    let conversations: Vec<Option<Uuid>> = batch
-        .iter()
-        .map(|run| run.conversation.as_ref().map(|c| c.id))
-        .collect();
-    let names: Vec<Option<&str>> = batch
-        .iter()
-        .map(|run| run.conversation.as_ref()?.name.as_deref())
-        .collect();
-    let rows = query(
-        connection,
-        SQL,
-        &[
-            &ids,
-            &tenants,
-            &owners,
-            &statuses,
-            &requests,
-            &lasts,
-            &chunks,
-            &parents,
-            &conversations,
-            &names,
-        ],
     )
-    .await?;
-    outcomes(connection, &rows, batch.iter().map(|run| &run.events)).await
+    INSERT INTO event_chunk (response_id, first_seq, last_seq, epoch, body)
+    SELECT id, 0, last_seq, 1, chunk
+    FROM admitted
+    JOIN response_made USING (id)
+    RETURNING response_id, epoch, last_seq";
+
+/// What `RUNS_ADMIT` takes.
+struct Columns<'a> {
+    ids: Vec<Uuid>,
+    tenants: Vec<&'a str>,
+    owners: Vec<Option<Uuid>>,
+    statuses: Vec<i16>,
+    requests: Vec<Vec<u8>>,
+    lasts: Vec<i64>,
+    chunks: Vec<Vec<u8>>,
+    parents: Vec<Option<Uuid>>,
+    conversations: Vec<Option<Uuid>>,
+    names: Vec<Option<&'a str>>,
+    sessions: Vec<Option<&'a str>>,
+    models: Vec<&'a str>,
+    waits: Vec<i16>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(runs: &[&'a Admit]) -> Self {
+        fn column<'a, T>(runs: &[&'a Admit], value: impl Fn(&'a Admit) -> T) -> Vec<T> {
+            runs.iter().map(|run| value(run)).collect()
+        }
+        // A run that waits is nobody's, and what it continues from is known when its turn comes.
+        let begins = |run: &Admit| run.wait() == Wait::Not;
+        Self {
+            ids: column(runs, Admit::id),
+            tenants: column(runs, |run| run.tenant.as_str()),
+            owners: column(runs, |run| begins(run).then_some(run.owner)),
+            statuses: column(runs, |run| if begins(run) { run.status } else { WAITING }),
+            requests: column(runs, |run| codec::pack(&run.request.encode_to_vec())),
+            lasts: column(runs, |run| run.events.last_seq()),
+            chunks: column(runs, |run| codec::pack(run.events.events.encoded())),
+            parents: column(runs, |run| run.parent_turn.filter(|_| begins(run))),
+            conversations: column(runs, |run| run.conversation.as_ref().map(|c| c.id)),
+            names: column(runs, |run| run.conversation.as_ref()?.name.as_deref()),
+            sessions: column(runs, |run| run.session.as_deref()),
+            models: column(runs, |run| run.model.as_str()),
+            waits: column(runs, |run| match run.wait() {
+                Wait::Not => 0,
+                Wait::InLine => 1,
+                Wait::Interrupting => 2,
+            }),
+        }
+    }
+
+    fn params(&self) -> [&(dyn ToSql + Sync); 13] {
+        [
+            &self.ids,
+            &self.tenants,
+            &self.owners,
+            &self.statuses,
+            &self.requests,
+            &self.lasts,
+            &self.chunks,
+            &self.parents,
+            &self.conversations,
+            &self.names,
+            &self.sessions,
+            &self.models,
+            &self.waits,
+        ]
+    }
+}
+
+/// Admits runs some of which have keys or interrupt, in one transaction: first the keys, then the runs that have theirs
+/// or need none. A refused run leaves no key behind.
+///
+/// Rows are locked in one order by all that write: keys, responses, conversations.
+async fn runs_admit_with_keys(connection: &mut Object, batch: &[Admit]) -> Result<Vec<Row>, Error> {
+    let transaction = connection.transaction().await?;
+    let with_key = idempotency_keys_insert_in_tx(&transaction, batch).await?;
+    let mut runs: Vec<&Admit> = batch
+        .iter()
+        .filter(|run| run.key.is_none() || with_key.contains(&run.id()))
+        .collect();
+    let too_late = interrupts_in_tx(&transaction, &runs).await?;
+    runs.retain(|run| !too_late.contains(&run.id()));
+    let rows = query_in_tx(&transaction, RUNS_ADMIT, &Columns::of(&runs).params()).await?;
+    let stored: HashSet<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    let refused: Vec<Uuid> = with_key.difference(&stored).copied().collect();
+    idempotency_keys_delete_in_tx(&transaction, &refused).await?;
+    transaction.commit().await?;
+    Ok(rows)
+}
+
+/// What became of each run, given what the statement stored.
+async fn admissions(
+    connection: &Object,
+    stored: &[Row],
+    batch: &[Admit],
+) -> Result<Vec<Admission>, Error> {
+    let outcomes = outcomes(connection, stored, batch.iter().map(|run| &run.events)).await?;
+    let refused: Vec<&Admit> = batch
+        .iter()
+        .zip(&outcomes)
+        .filter(|(_, outcome)| **outcome == Outcome::Refused)
+        .map(|(run, _)| run)
+        .collect();
+    let holders = idempotency_key_holders(connection, &refused).await?;
+    let admission = |(run, outcome): (&Admit, Outcome)| match outcome {
+        Outcome::Stored => Admission::Stored,
+        Outcome::Refused => refusal(run, holders.get(&run.id())),
+    };
+    Ok(batch.iter().zip(outcomes).map(admission).collect())
+}
+
+/// Why a run was refused, given who holds its key.
+fn refusal(run: &Admit, holder: Option<&KeyHolder>) -> Admission {
+    let (Some(key), Some(holder)) = (&run.key, holder) else {
+        return Admission::Changed;
+    };
+    if holder.request_hash != key.request_hash {
+        Admission::KeyConflict
+    } else if holder.response == run.id() {
+        Admission::Changed
+    } else {
+        Admission::Duplicate(holder.response)
+    }
 }

@@ -29,6 +29,8 @@ impl Append {
 }
 
 impl Write for Append {
+    type Outcome = Outcome;
+
     fn size_bytes(&self) -> usize {
         self.events.encoded().len() + 64
     }
@@ -52,7 +54,8 @@ async fn events_append(database: &Database, batch: &[Append]) -> Result<Vec<Outc
                 AS t (response_id, epoch, first_seq, last_seq, body)
         ), own AS (
             UPDATE response r
-            SET next_seq = chunk.last_seq + 1
+            SET next_seq = chunk.last_seq + 1,
+                updated_at = now()
             FROM chunk
             WHERE r.id = chunk.response_id
               AND r.epoch = chunk.epoch

@@ -1,9 +1,11 @@
 //! Reading what a new run starts from: parent turns and items named by id.
 
-use std::collections::HashMap;
+mod turns;
 
-use talaria_domain::ids::{ConversationId, ItemPlace, ResponseId, Side};
-use talaria_proto::v1::{ContextItem, LoadContextRequest, LoadContextResponse, Turn};
+pub use turns::{item_id, turn_chain};
+
+use talaria_domain::ids::{ConversationId, ResponseId};
+use talaria_proto::v1::{LoadContextRequest, LoadContextResponse};
 use talaria_runtime::error::Reason;
 use tonic::Status;
 use uuid::Uuid;
@@ -19,31 +21,130 @@ pub async fn context_load(
     request: &LoadContextRequest,
 ) -> Result<LoadContextResponse, Status> {
     let tenant = request.tenant.as_str();
-    let mut context = LoadContextResponse::default();
-    let head = if let Some(id) = &request.previous_response_id {
-        Some(previous_response(database, tenant, id).await?)
+    let mut context = if let Some(id) = &request.previous_response_id {
+        previous_response_context(database, request, id).await?
     } else if let Some(conversation) = &request.conversation {
-        let found = conversation_head(database, tenant, conversation).await?;
-        context.conversation_id = found
-            .as_ref()
-            .map(|found| ConversationId(found.id).to_string());
-        found.and_then(|found| found.head_turn)
+        conversation_context(database, request, conversation).await?
+    } else if let Some(session) = &request.session_id {
+        session_context(database, tenant, session).await?
     } else {
-        None
+        LoadContextResponse::default()
     };
-    if let Some(head) = head {
-        context.turns = turn_chain(database, tenant, head).await?;
-        context.parent_response_id = Some(ResponseId(head).to_string());
-    }
-    context.items = items_find(database, tenant, &request.item_ids).await?;
+    context.items = turns::items_find(database, tenant, &request.item_ids).await?;
     Ok(context)
 }
 
-/// The turn of a completed response.
-async fn previous_response(database: &Database, tenant: &str, id: &str) -> Result<Uuid, Status> {
+async fn previous_response_context(
+    database: &Database,
+    request: &LoadContextRequest,
+    id: &str,
+) -> Result<LoadContextResponse, Status> {
+    let tenant = request.tenant.as_str();
+    let previous = previous_response(database, tenant, id).await?;
+    let mut context = LoadContextResponse {
+        session_id: Some(previous.session),
+        ..Default::default()
+    };
+    if request.with_instructions {
+        context.instructions = instructions(database, previous.id).await?;
+    }
+    if !request.without_turns {
+        context.turns = turn_chain(database, tenant, None, previous.id).await?;
+        context.parent_response_id = Some(ResponseId(previous.id).to_string());
+    }
+    Ok(context)
+}
+
+/// The instructions that a finished response was made with.
+async fn instructions(database: &Database, response: Uuid) -> Result<Option<String>, Error> {
+    const SQL: &str = "
+        -- response_final_get
+        SELECT body
+        FROM response_final
+        WHERE response_id = $1";
+    #[derive(serde::Deserialize)]
+    struct Settings {
+        instructions: Option<String>,
+    }
+    let rows = read(database, SQL, &[&response]).await?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let response: talaria_proto::v1::Response = decode("response_final", response, row.get(0))?;
+    // Settings of another shape hold no instructions that anybody could take over.
+    let settings: Option<Settings> = serde_json::from_slice(&response.settings).ok();
+    Ok(settings.and_then(|settings| settings.instructions))
+}
+
+async fn conversation_context(
+    database: &Database,
+    request: &LoadContextRequest,
+    conversation: &str,
+) -> Result<LoadContextResponse, Status> {
+    let tenant = request.tenant.as_str();
+    let Some(found) = conversation_find(database, tenant, conversation).await? else {
+        return Ok(LoadContextResponse::default());
+    };
+    let busy = found.active.is_some() || found.waiting > 0;
+    if busy && !request.may_wait {
+        return Err(Reason::ConversationResponseNotCompleted.status_at(
+            "conversation",
+            "The conversation's active response is not completed yet.",
+        ));
+    }
+    // What a run that waits will continue from is known when its turn comes.
+    let head = found.head_turn.filter(|_| !busy);
+    let turns = match head {
+        Some(head) => turn_chain(database, tenant, Some(found.id), head).await?,
+        None => Vec::new(),
+    };
+    let instructions = match found.latest {
+        Some(latest) if request.with_instructions => instructions(database, latest).await?,
+        Some(_) | None => None,
+    };
+    Ok(LoadContextResponse {
+        turns,
+        instructions,
+        parent_response_id: head.map(|head| ResponseId(head).to_string()),
+        conversation_id: Some(ConversationId(found.id).to_string()),
+        session_id: found.session,
+        busy,
+        active_response_id: found.active.map(|active| ResponseId(active).to_string()),
+        waiting: u32::try_from(found.waiting).unwrap_or(u32::MAX),
+        ..Default::default()
+    })
+}
+
+async fn session_context(
+    database: &Database,
+    tenant: &str,
+    session: &str,
+) -> Result<LoadContextResponse, Status> {
+    let Some(head) = session_head(database, tenant, session).await? else {
+        return Ok(LoadContextResponse::default());
+    };
+    Ok(LoadContextResponse {
+        turns: turn_chain(database, tenant, None, head).await?,
+        parent_response_id: Some(ResponseId(head).to_string()),
+        session_id: Some(session.to_owned()),
+        ..Default::default()
+    })
+}
+
+struct Previous {
+    id: Uuid,
+    session: String,
+}
+
+/// A completed response.
+async fn previous_response(
+    database: &Database,
+    tenant: &str,
+    id: &str,
+) -> Result<Previous, Status> {
     const SQL: &str = "
         -- previous_response
-        SELECT status
+        SELECT status, coalesce(session_id, id::text)
         FROM response
         WHERE id = $1 AND tenant = $2";
     let not_found = || {
@@ -54,128 +155,95 @@ async fn previous_response(database: &Database, tenant: &str, id: &str) -> Resul
     };
     let response = ResponseId::parse(id).ok_or_else(not_found)?.0;
     let rows = read(database, SQL, &[&response, &tenant]).await?;
-    match rows.first().map(|row| row.get::<_, i16>(0)) {
-        Some(COMPLETED) => Ok(response),
-        Some(_) => Err(Reason::PreviousResponseNotCompleted.status_at(
+    let row = rows.first().ok_or_else(not_found)?;
+    if row.get::<_, i16>(0) != COMPLETED {
+        return Err(Reason::PreviousResponseNotCompleted.status_at(
             "previous_response_id",
             format!("Previous response is not completed: {id}"),
-        )),
-        None => Err(not_found()),
+        ));
     }
+    Ok(Previous {
+        id: response,
+        session: row.get(1),
+    })
 }
 
-struct ConversationHead {
+struct FoundConversation {
     id: Uuid,
     head_turn: Option<Uuid>,
+    active: Option<Uuid>,
+    latest: Option<Uuid>,
+    /// Of the latest completed response; of the active one where none has completed.
+    session: Option<String>,
+    waiting: i64,
 }
 
 /// Where a conversation stands; none for a free name that is not in use.
-async fn conversation_head(
+async fn conversation_find(
     database: &Database,
     tenant: &str,
     conversation: &str,
-) -> Result<Option<ConversationHead>, Status> {
+) -> Result<Option<FoundConversation>, Status> {
     const SQL: &str = "
-        -- conversation_head
-        SELECT id, head_turn_id, active_response_id
-        FROM conversation
-        WHERE tenant = $1 AND (id = $2 OR name = $3)
+        -- conversation_find
+        SELECT c.id,
+               c.head_turn_id,
+               c.active_response_id,
+               (SELECT coalesce(r.session_id, r.id::text)
+                FROM response r
+                WHERE r.id = coalesce(c.latest_completed_response_id, c.active_response_id)),
+               (SELECT count(*) FROM response w WHERE w.conversation_id = c.id AND w.status = 0),
+               c.latest_completed_response_id
+        FROM conversation c
+        WHERE c.tenant = $1 AND (c.id = $2 OR c.name = $3)
         LIMIT 1";
     let is_id = conversation.starts_with("conv_");
     let id = ConversationId::parse(conversation).map(|id| id.0);
     let name = (!is_id).then_some(conversation);
     let rows = read(database, SQL, &[&tenant, &id, &name]).await?;
-    let Some(row) = rows.first() else {
-        return if is_id {
-            Err(Reason::ConversationNotFound.status_at(
-                "conversation",
-                format!("Conversation not found: {conversation}"),
-            ))
-        } else {
-            Ok(None)
-        };
-    };
-    if row.get::<_, Option<Uuid>>(2).is_some() {
-        return Err(Reason::ConversationResponseNotCompleted.status_at(
+    if rows.is_empty() && is_id {
+        return Err(Reason::ConversationNotFound.status_at(
             "conversation",
-            "The conversation's active response is not completed yet.",
+            format!("Conversation not found: {conversation}"),
         ));
     }
-    Ok(Some(ConversationHead {
+    Ok(rows.first().map(|row| FoundConversation {
         id: row.get(0),
         head_turn: row.get(1),
+        active: row.get(2),
+        session: row.get(3),
+        waiting: row.get(4),
+        latest: row.get(5),
     }))
 }
 
-/// The turns from the first to `head`.
-pub async fn turn_chain(database: &Database, tenant: &str, head: Uuid) -> Result<Vec<Turn>, Error> {
-    const SQL: &str = "
-        -- turn_chain
-        WITH RECURSIVE chain AS (
-            SELECT id, parent_id, body, 0 AS depth
-            FROM turn
-            WHERE id = $1 AND tenant = $2
-            UNION ALL
-            SELECT t.id, t.parent_id, t.body, chain.depth + 1
-            FROM chain
-            JOIN turn t ON t.id = chain.parent_id
-        )
-        SELECT id, body
-        FROM chain
-        ORDER BY depth DESC";
-    let rows = read(database, SQL, &[&head, &tenant]).await?;
-    rows.iter()
-        .map(|row| decode("turn", row.get(0), row.get(1)))
-        .collect()
-}
-
-/// The items of these ids, in their order. Ids name the response and the place, so no index is needed.
-async fn items_find(
+/// The newest completed turn of a session; none for a session that has none.
+///
+/// A turn that outlived its response is kept for those that continue from it, and for nobody else.
+async fn session_head(
     database: &Database,
     tenant: &str,
-    ids: &[String],
-) -> Result<Vec<ContextItem>, Status> {
+    session: &str,
+) -> Result<Option<Uuid>, Error> {
     const SQL: &str = "
-        -- items_find
-        SELECT id, body
-        FROM turn
-        WHERE tenant = $1 AND id = ANY ($2)";
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let places: Vec<Option<ItemPlace>> = ids.iter().map(|id| ItemPlace::parse(id)).collect();
-    let responses: Vec<Uuid> = places
-        .iter()
-        .flatten()
-        .map(|place| place.response)
-        .collect();
-    let rows = read(database, SQL, &[&tenant, &responses]).await?;
-    let mut turns: HashMap<Uuid, Turn> = HashMap::new();
-    for row in rows {
-        let id = row.get(0);
-        turns.insert(id, decode("turn", id, row.get(1))?);
-    }
-    let find = |(id, place): (&String, &Option<ItemPlace>)| {
-        let turn = place.and_then(|place| Some((turns.get(&place.response)?, place)));
-        let item = turn.and_then(|(turn, place)| {
-            let side = match place.side {
-                Side::Input => &turn.input,
-                Side::Output => &turn.output,
-            };
-            side.get(place.index as usize)
-        });
-        // The prefix is part of the id.
-        let same_id = |item: &&ContextItem| {
-            serde_json::from_slice::<Id>(&item.item).is_ok_and(|head| head.id == *id)
-        };
-        item.filter(same_id).cloned().ok_or_else(|| {
-            Reason::ItemNotFound.status_at("input", format!("Item with id '{id}' not found."))
-        })
-    };
-    ids.iter().zip(&places).map(find).collect()
-}
-
-#[derive(serde::Deserialize)]
-struct Id {
-    id: String,
+        -- session_head
+        (SELECT t.id
+         FROM turn t
+         WHERE t.tenant = $1
+           AND t.session_id = $2
+           AND (SELECT r.id FROM response r WHERE r.id = t.id) IS NOT NULL
+         ORDER BY t.id DESC
+         LIMIT 1)
+        UNION ALL
+        SELECT r.id
+        FROM response r
+        WHERE r.id = $3 AND r.tenant = $1 AND r.session_id IS NULL AND r.status = 3
+        ORDER BY id DESC
+        LIMIT 1";
+    // A response's own session is its id in this very spelling.
+    let own = Uuid::try_parse(session)
+        .ok()
+        .filter(|id| id.to_string() == session);
+    let rows = read(database, SQL, &[&tenant, &session, &own]).await?;
+    Ok(rows.first().map(|row| row.get(0)))
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Transaction,
+};
 use talaria_runtime::error::Reason;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -174,4 +176,14 @@ pub async fn query(
 ) -> Result<Vec<Row>, Error> {
     let statement = connection.prepare_cached(sql).await?;
     Ok(connection.query(&statement, params).await?)
+}
+
+/// The same inside a transaction.
+pub async fn query_in_tx(
+    transaction: &Transaction<'_>,
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, Error> {
+    let statement = transaction.prepare_cached(sql).await?;
+    Ok(transaction.query(&statement, params).await?)
 }

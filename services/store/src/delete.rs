@@ -1,4 +1,4 @@
-//! Forgetting a response.
+//! Forgetting responses, and the turns that nothing continues from any more.
 
 use deadpool_postgres::Object;
 use tokio_postgres::error::SqlState;
@@ -6,84 +6,155 @@ use uuid::Uuid;
 
 use crate::database::{Database, Error, query, within_deadline};
 
-/// Ancestors that one delete clears away behind itself at most; what is left goes with a later one.
+/// Ancestors that one delete clears away behind itself at most; what is left goes with a sweep.
 const ANCESTORS: usize = 1000;
+/// How often a delete that met another writer the wrong way round is tried.
+const TRIES: usize = 3;
 
-/// Removes the response, its log, its request and its final object; clears what points at it. Its turn goes too unless
-/// another continues from it, and so do turns before it that were only kept for it. Answers whether there was one.
+/// Removes the response, its log, its request, its final object and its idempotency key; clears what points at it. Its
+/// turn goes too unless another continues from it, and so do turns before it that were only kept for it. Answers
+/// whether there was one.
 ///
 /// An active run that still writes finds its row gone, and itself lost.
 pub async fn response_delete(database: &Database, tenant: &str, id: Uuid) -> Result<bool, Error> {
-    within_deadline(async {
-        let mut connection = database.connection().await?;
-        if !row_delete(&mut connection, tenant, id).await? {
-            return Ok(false);
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let outcome = within_deadline(async {
+            let mut connection = database.connection().await?;
+            response_delete_once(&mut connection, tenant, id).await
+        })
+        .await;
+        match outcome {
+            Err(Error::Query(error))
+                if tries < TRIES && error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) => {}
+            outcome => return outcome,
         }
-        let mut turn = Some(id);
-        for _ in 0..ANCESTORS {
-            let Some(unused) = turn else { break };
-            turn = turn_delete(&connection, tenant, unused).await?;
-        }
-        Ok(true)
-    })
-    .await
+    }
 }
 
-/// Deletes the row, and then, in a statement of its own, what was written under it: a writer that held the row until now
-/// is seen by the second statement, not by the first.
-async fn row_delete(connection: &mut Object, tenant: &str, id: Uuid) -> Result<bool, Error> {
-    const ROW: &str = "
+async fn response_delete_once(
+    connection: &mut Object,
+    tenant: &str,
+    id: Uuid,
+) -> Result<bool, Error> {
+    const SQL: &str = "
         -- response_delete
         DELETE FROM response
         WHERE id = $1 AND tenant = $2
         RETURNING conversation_id";
-    const REST: &str = "
-        -- response_delete_rest
-        WITH events_gone AS (
-            DELETE FROM event_chunk
-            WHERE response_id = $1
-        ), request_gone AS (
-            DELETE FROM run_request
-            WHERE response_id = $1
-        ), final_gone AS (
-            DELETE FROM response_final
-            WHERE response_id = $1
-        )
-        UPDATE conversation
-        SET active_response_id = nullif(active_response_id, $1),
-            latest_completed_response_id = nullif(latest_completed_response_id, $1),
-            head_turn_id = nullif(head_turn_id, $1)
-        WHERE id = $2";
     let transaction = connection.transaction().await?;
-    let row = transaction.prepare_cached(ROW).await?;
-    let Some(row) = transaction.query_opt(&row, &[&id, &tenant]).await? else {
+    let statement = transaction.prepare_cached(SQL).await?;
+    let Some(row) = transaction.query_opt(&statement, &[&id, &tenant]).await? else {
         return Ok(false);
     };
     let conversation: Option<Uuid> = row.get(0);
-    let rest = transaction.prepare_cached(REST).await?;
-    transaction.execute(&rest, &[&id, &conversation]).await?;
+    let conversations: Vec<Uuid> = conversation.into_iter().collect();
+    responses_delete_rest_in_tx(&transaction, &[id], &conversations).await?;
     transaction.commit().await?;
+    turns_delete(connection, tenant, vec![id]).await?;
     Ok(true)
 }
 
-/// Deletes a turn without a response if nothing continues from it; answers with the turn before it if it was deleted.
+/// Deletes what was written under responses whose rows this transaction deleted, and clears what points at them in
+/// their conversations.
 ///
-/// A run that begins to continue from it at this very moment keeps it, by the reference from its row.
-async fn turn_delete(connection: &Object, tenant: &str, id: Uuid) -> Result<Option<Uuid>, Error> {
+/// A statement of its own: a writer that held such a row until it was deleted is seen by this one, not by the one that
+/// deleted it. A conversation that is known by a free name begins afresh; one that was made by its id keeps its items.
+pub async fn responses_delete_rest_in_tx(
+    transaction: &deadpool_postgres::Transaction<'_>,
+    ids: &[Uuid],
+    conversations: &[Uuid],
+) -> Result<(), Error> {
     const SQL: &str = "
-        -- turn_delete
+        -- responses_delete_rest
+        WITH events_gone AS (
+            DELETE FROM event_chunk
+            WHERE response_id = ANY ($1)
+        ), request_gone AS (
+            DELETE FROM run_request
+            WHERE response_id = ANY ($1)
+        ), final_gone AS (
+            DELETE FROM response_final
+            WHERE response_id = ANY ($1)
+        ), key_gone AS (
+            DELETE FROM idempotency_key
+            WHERE response_id = ANY ($1)
+        )
+        UPDATE conversation c
+        SET active_response_id = CASE
+                WHEN c.active_response_id = ANY ($1) THEN NULL ELSE c.active_response_id END,
+            latest_completed_response_id = CASE
+                WHEN c.latest_completed_response_id = ANY ($1) THEN NULL ELSE c.latest_completed_response_id END,
+            head_turn_id = CASE
+                WHEN c.name IS NULL THEN c.head_turn_id
+                WHEN c.head_turn_id = ANY ($1) OR c.latest_completed_response_id = ANY ($1) THEN NULL
+                ELSE c.head_turn_id END
+        WHERE c.id = ANY ($2)
+          AND (c.active_response_id = ANY ($1)
+              OR c.latest_completed_response_id = ANY ($1)
+              OR c.head_turn_id = ANY ($1))";
+    let statement = transaction.prepare_cached(SQL).await?;
+    transaction
+        .execute(&statement, &[&ids, &conversations])
+        .await?;
+    Ok(())
+}
+
+/// Deletes those of the turns that have no response and that nothing continues from, and those before them that were
+/// only kept for them; answers how many went.
+pub async fn turns_delete(
+    connection: &Object,
+    tenant: &str,
+    turns: Vec<Uuid>,
+) -> Result<usize, Error> {
+    let mut count = 0;
+    let mut unused = turns;
+    for _ in 0..ANCESTORS {
+        if unused.is_empty() {
+            break;
+        }
+        let gone = match turns_delete_once(connection, tenant, &unused).await {
+            Err(Error::Query(error)) if is_still_needed(&error) => {
+                let mut gone = Vec::new();
+                for turn in unused {
+                    match turns_delete_once(connection, tenant, &[turn]).await {
+                        Err(Error::Query(error)) if is_still_needed(&error) => {}
+                        alone => gone.extend(alone?),
+                    }
+                }
+                gone
+            }
+            gone => gone?,
+        };
+        count += gone.len();
+        unused = gone.into_iter().flatten().collect();
+    }
+    Ok(count)
+}
+
+/// Answers with the parent, if it had one, of each turn that was deleted.
+///
+/// A run that begins to continue from one at this very moment keeps it, by the reference from its row.
+async fn turns_delete_once(
+    connection: &Object,
+    tenant: &str,
+    turns: &[Uuid],
+) -> Result<Vec<Option<Uuid>>, Error> {
+    const SQL: &str = "
+        -- turns_delete
         DELETE FROM turn t
-        WHERE t.id = $1
+        WHERE t.id = ANY ($1)
           AND t.tenant = $2
           AND NOT EXISTS (SELECT 1 FROM turn child WHERE child.parent_id = t.id)
           AND NOT EXISTS (SELECT 1 FROM response r WHERE r.parent_turn_id = t.id)
           AND NOT EXISTS (SELECT 1 FROM response r WHERE r.id = t.id)
+          AND NOT EXISTS (SELECT 1 FROM conversation c WHERE c.head_turn_id = t.id)
         RETURNING t.parent_id";
-    match query(connection, SQL, &[&id, &tenant]).await {
-        Ok(rows) => Ok(rows.first().and_then(|row| row.get(0))),
-        Err(Error::Query(error)) if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) => {
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
+    let rows = query(connection, SQL, &[&turns, &tenant]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+fn is_still_needed(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION)
 }

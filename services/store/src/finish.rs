@@ -19,6 +19,8 @@ pub struct Finish {
 }
 
 impl Write for Finish {
+    type Outcome = Outcome;
+
     fn size_bytes(&self) -> usize {
         self.append.size_bytes() + self.response.encoded_len() + self.turn.encoded_len()
     }
@@ -42,20 +44,21 @@ async fn runs_finish(database: &Database, batch: &[Finish]) -> Result<Vec<Outcom
             UPDATE response r
             SET next_seq = done.last_seq + 1,
                 status = done.status,
-                owner = NULL
+                owner = NULL,
+                updated_at = now()
             FROM done
             WHERE r.id = done.response_id
               AND r.epoch = done.epoch
               AND r.next_seq = done.first_seq
               AND r.status <= 2
-            RETURNING done.*, r.tenant, r.conversation_id, r.parent_turn_id
+            RETURNING done.*, r.tenant, r.conversation_id, r.parent_turn_id, r.session_id
         ), final_made AS (
             INSERT INTO response_final (response_id, body)
             SELECT response_id, final
             FROM own
         ), turn_made AS (
-            INSERT INTO turn (id, tenant, parent_id, body)
-            SELECT response_id, tenant, parent_turn_id, turn
+            INSERT INTO turn (id, tenant, parent_id, body, session_id)
+            SELECT response_id, tenant, parent_turn_id, turn, CASE WHEN status = 3 THEN session_id END
             FROM own
         ), request_gone AS (
             DELETE FROM run_request q

@@ -21,14 +21,17 @@ const QUEUED_WRITES: usize = 4096;
 
 /// A kind of write.
 pub trait Write: Send + Sync + Sized + 'static {
+    /// What can become of one.
+    type Outcome: Send + 'static;
+
     /// Bytes that it writes, roughly.
     fn size_bytes(&self) -> usize;
 
-    /// Writes all of them in one statement and one commit. Answers for each whether it was stored.
+    /// Writes all of them in one commit. Answers for each what became of it.
     fn write(
         database: &Database,
         batch: &[Self],
-    ) -> impl Future<Output = Result<Vec<Outcome>, Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<Self::Outcome>, Error>> + Send;
 }
 
 /// What became of a write that the database took.
@@ -40,13 +43,15 @@ pub enum Outcome {
     Refused,
 }
 
-struct Job<W> {
+struct Job<W: Write> {
     write: W,
-    reply: oneshot::Sender<Result<Outcome, Arc<Error>>>,
+    reply: Reply<W>,
 }
 
+type Reply<W> = oneshot::Sender<Result<<W as Write>::Outcome, Arc<Error>>>;
+
 /// Where writes of one kind are handed in.
-pub struct Lane<W> {
+pub struct Lane<W: Write> {
     jobs: async_channel::Sender<Job<W>>,
 }
 
@@ -67,7 +72,7 @@ impl<W: Write> Lane<W> {
     }
 
     /// Hands in a write, and answers when it is durable or refused.
-    pub async fn write(&self, write: W) -> Result<Outcome, Arc<Error>> {
+    pub async fn write(&self, write: W) -> Result<W::Outcome, Arc<Error>> {
         let (reply, answer) = oneshot::channel();
         let closed = || Arc::new(Error::Deadline);
         self.jobs
@@ -110,14 +115,12 @@ async fn run<W: Write>(database: Database, queue: async_channel::Receiver<Job<W>
 }
 
 /// Writes each alone, so that the one that the database refuses does not take the others with it.
-async fn write_apart<W: Write>(
-    database: &Database,
-    writes: Vec<W>,
-    replies: Vec<oneshot::Sender<Result<Outcome, Arc<Error>>>>,
-) {
+async fn write_apart<W: Write>(database: &Database, writes: Vec<W>, replies: Vec<Reply<W>>) {
     for (write, reply) in writes.into_iter().zip(replies) {
-        let outcome = within_deadline(W::write(database, &[write])).await;
-        let outcome = outcome.map(|outcomes| outcomes.first().copied().unwrap_or(Outcome::Refused));
-        let _ = reply.send(outcome.map_err(Arc::new));
+        let outcomes = within_deadline(W::write(database, &[write])).await;
+        let outcome = outcomes.map(|outcomes| outcomes.into_iter().next());
+        if let Some(outcome) = outcome.transpose() {
+            let _ = reply.send(outcome.map_err(Arc::new));
+        }
     }
 }

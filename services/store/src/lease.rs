@@ -1,8 +1,9 @@
 //! Leases: which orchestrator processes count as alive, and who takes over from those that do not.
 
+use tokio_postgres::Row;
 use uuid::Uuid;
 
-use crate::database::{Database, Error, query, within_deadline};
+use crate::database::{Database, Error, query, read, within_deadline};
 
 /// Registers a process, or renews its lease for `lease_ms` from now by the database's clock.
 pub async fn lease_renew(
@@ -59,7 +60,28 @@ pub struct Claimed {
     pub epoch: i32,
     pub attempt: i32,
     pub parent_turn: Option<Uuid>,
+    pub conversation: Option<Uuid>,
+    pub cancelled: bool,
     pub request: Vec<u8>,
+    /// It waited in line: no process had it before.
+    pub begins: bool,
+}
+
+impl Claimed {
+    /// Reads id, tenant, epoch, attempt, parent turn, conversation, whether it is to stop, and request.
+    pub fn of(row: &Row, begins: bool) -> Self {
+        Self {
+            response: row.get(0),
+            tenant: row.get(1),
+            epoch: row.get(2),
+            attempt: row.get(3),
+            parent_turn: row.get(4),
+            conversation: row.get(5),
+            cancelled: row.get(6),
+            request: row.get(7),
+            begins,
+        }
+    }
 }
 
 /// What a process executes.
@@ -71,7 +93,8 @@ pub struct Executing<'a> {
 }
 
 /// Gives up to `limit` active runs without a living owner to `owner`, each under a new epoch; also those that are
-/// `owner`'s own by name, but not among the ones it is `executing`.
+/// `owner`'s own by name, but not among the ones it is `executing`. Runs that wait in a line and are to stop count as
+/// active: somebody has to end them, and a few come whatever the limit is, because ending them takes no room.
 pub async fn runs_claim(
     database: &Database,
     owner: Uuid,
@@ -95,16 +118,33 @@ pub async fn runs_claim(
             ORDER BY r.id
             LIMIT $2
             FOR UPDATE OF r SKIP LOCKED
+        ), given_up AS (
+            SELECT r.id
+            FROM response r
+            WHERE r.status = 0
+              AND r.cancel_requested
+              AND CASE
+                  WHEN r.owner = $1 THEN r.id <> ALL ($3)
+                  ELSE NOT EXISTS (
+                      SELECT 1
+                      FROM orchestrator o
+                      WHERE o.incarnation = r.owner AND o.lease_until > clock_timestamp()
+                  )
+              END
+            LIMIT 8
+            FOR UPDATE OF r SKIP LOCKED
         ), claimed AS (
             UPDATE response r
             SET owner = $1,
                 epoch = r.epoch + 1,
-                attempt = r.attempt + 1
-            FROM orphan
-            WHERE r.id = orphan.id
-            RETURNING r.id, r.tenant, r.epoch, r.attempt, r.parent_turn_id
+                attempt = CASE WHEN r.status = 0 THEN r.attempt ELSE r.attempt + 1 END
+            FROM (SELECT id FROM orphan UNION ALL SELECT id FROM given_up) AS free
+            WHERE r.id = free.id
+            RETURNING r.id, r.tenant, r.epoch, r.attempt, r.parent_turn_id, r.conversation_id, r.cancel_requested,
+                      r.status
         )
-        SELECT c.id, c.tenant, c.epoch, c.attempt, c.parent_turn_id, q.body
+        SELECT c.id, c.tenant, c.epoch, c.attempt, c.parent_turn_id, c.conversation_id, c.cancel_requested, q.body,
+               c.status = 0
         FROM claimed c
         JOIN run_request q ON q.response_id = c.id
         ORDER BY c.id";
@@ -116,15 +156,21 @@ pub async fn runs_claim(
             &[&owner, &limit, &executing.runs, &executing.as_of],
         )
         .await?;
-        let claimed = rows.iter().map(|row| Claimed {
-            response: row.get(0),
-            tenant: row.get(1),
-            epoch: row.get(2),
-            attempt: row.get(3),
-            parent_turn: row.get(4),
-            request: row.get(5),
-        });
-        Ok(claimed.collect())
+        Ok(rows
+            .iter()
+            .map(|row| Claimed::of(row, row.get(8)))
+            .collect())
     })
     .await
+}
+
+/// The runs of a process that are to stop.
+pub async fn runs_to_stop(database: &Database, owner: Uuid) -> Result<Vec<Uuid>, Error> {
+    const SQL: &str = "
+        -- runs_to_stop
+        SELECT id
+        FROM response
+        WHERE owner = $1 AND cancel_requested AND status <= 2";
+    let rows = read(database, SQL, &[&owner]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }

@@ -5,21 +5,34 @@
 
 mod admit;
 mod append;
+mod cancel;
+mod claim;
 mod codec;
 mod context;
+mod conversation;
 mod database;
 mod delete;
 mod events;
 mod finish;
+mod import;
+mod items;
+mod keys;
 mod lane;
 mod lease;
+mod line;
+mod list;
 mod maintenance;
 mod migrate;
+mod parse;
 mod response;
+mod retention;
 mod service;
+mod touch;
 
 pub use database::Error;
-pub use migrate::migrate;
+pub use import::{Imported, ImportedConversation, ImportedResponse, Importer};
+pub use migrate::{migrate, migrate_to};
+pub use retention::Sweep;
 pub use service::Store;
 
 /// What a store needs to know.
@@ -31,6 +44,12 @@ pub struct Config {
     pub read_connections: usize,
     /// Statements of one lane (admissions, appends, ends) that may be in flight at once.
     pub writers_per_lane: usize,
+    /// Ended responses that each tenant may keep: beyond that the least recently used go. 0 for no cap.
+    pub max_responses: u64,
+    /// Days after its end for which a response is kept. 0 for ever.
+    pub retention_days: u32,
+    /// Hours after its end for which a response's event log is kept for exact replay. 0 for ever.
+    pub event_retention_hours: u32,
 }
 
 impl Config {
@@ -39,6 +58,9 @@ impl Config {
             database_url,
             read_connections: 16,
             writers_per_lane: 1,
+            max_responses: 0,
+            retention_days: 0,
+            event_retention_hours: 0,
         }
     }
 }

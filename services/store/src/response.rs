@@ -15,6 +15,9 @@ use crate::events::events_read;
 pub struct Found {
     pub response: Response,
     pub next_seq: i64,
+    /// Unix milliseconds of its last write; 0 if it is not known.
+    pub updated_at_ms: i64,
+    pub cancel_requested: bool,
 }
 
 /// The response as of now.
@@ -25,7 +28,11 @@ pub async fn response_get(
 ) -> Result<Option<Found>, Error> {
     const SQL: &str = "
         -- response_get
-        SELECT r.next_seq, f.body, t.body
+        SELECT r.next_seq,
+               f.body,
+               t.body,
+               coalesce((extract(epoch FROM r.updated_at) * 1000)::bigint, 0),
+               r.cancel_requested
         FROM response r
         LEFT JOIN response_final f ON f.response_id = r.id
         LEFT JOIN turn t ON t.id = r.id
@@ -35,19 +42,32 @@ pub async fn response_get(
         return Ok(None);
     };
     let next_seq = row.get(0);
+    let updated_at_ms = row.get(3);
+    let cancel_requested = row.get(4);
     let Some(body) = row.get::<_, Option<&[u8]>>(1) else {
-        return response_fold(database, id).await;
+        let found = response_fold(database, id).await?;
+        return Ok(found.map(|(response, next_seq)| Found {
+            response,
+            next_seq,
+            updated_at_ms,
+            cancel_requested,
+        }));
     };
     let mut response: Response = decode("response_final", id, body)?;
     if let Some(turn) = row.get::<_, Option<&[u8]>>(2) {
         let turn: Turn = decode("turn", id, turn)?;
         response.output = turn.output.into_iter().map(|item| item.item).collect();
     }
-    Ok(Some(Found { response, next_seq }))
+    Ok(Some(Found {
+        response,
+        next_seq,
+        updated_at_ms,
+        cancel_requested,
+    }))
 }
 
-/// An active response, folded from its log; none if it was deleted meanwhile.
-async fn response_fold(database: &Database, id: Uuid) -> Result<Option<Found>, Error> {
+/// A response that has not ended, folded from its log, and where that ends; none if it was deleted meanwhile.
+async fn response_fold(database: &Database, id: Uuid) -> Result<Option<(Response, i64)>, Error> {
     let broken = |reason: String| Error::BrokenRow {
         table: "event_chunk",
         id,
@@ -76,10 +96,7 @@ async fn response_fold(database: &Database, id: Uuid) -> Result<Option<Found>, E
             break;
         }
     }
-    Ok((last >= 0).then(|| Found {
-        response: snapshot.response(),
-        next_seq: last + 1,
-    }))
+    Ok((last >= 0).then(|| (snapshot.response(), last + 1)))
 }
 
 /// Decodes a stored message.

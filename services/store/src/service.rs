@@ -3,30 +3,40 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{BoxStream, StreamExt, TryStreamExt};
-use talaria_domain::ids::{ConversationId, ResponseId};
+use futures::stream::BoxStream;
+use talaria_domain::ids::ResponseId;
 use talaria_proto::v1::store_service_server::{StoreService, StoreServiceServer};
 use talaria_proto::v1::{
-    AdmitRunRequest, AdmitRunResponse, AppendEventsRequest, AppendEventsResponse,
-    CheckReadyRequest, CheckReadyResponse, ClaimRunsRequest, ClaimRunsResponse, ClaimedRun,
+    AddConversationItemsRequest, AddConversationItemsResponse, AdmitRunRequest, AdmitRunResponse,
+    AppendEventsRequest, AppendEventsResponse, CheckReadyRequest, CheckReadyResponse,
+    ClaimRunsRequest, ClaimRunsResponse, Conversation, CreateConversationRequest,
+    DeleteConversationItemRequest, DeleteConversationRequest, DeleteConversationResponse,
     DeleteResponseRequest, DeleteResponseResponse, EndLeaseRequest, EndLeaseResponse,
-    FinishRunRequest, FinishRunResponse, GetResponseRequest, GetResponseResponse,
-    LoadContextRequest, LoadContextResponse, ReadEventsRequest, ReadEventsResponse,
-    RenewLeaseRequest, RenewLeaseResponse,
+    FindIdempotencyKeyRequest, FindIdempotencyKeyResponse, FinishRunRequest, FinishRunResponse,
+    GetConversationRequest, GetResponseRequest, GetResponseResponse, ListConversationItemsRequest,
+    ListConversationItemsResponse, ListInputItemsRequest, ListInputItemsResponse,
+    ListResponsesRequest, ListResponsesResponse, LoadContextRequest, LoadContextResponse,
+    ReadEventsRequest, ReadEventsResponse, RenewLeaseRequest, RenewLeaseResponse,
+    RequestCancelRequest, RequestCancelResponse, UpdateConversationRequest,
 };
 use talaria_runtime::error::Reason;
 use talaria_runtime::link::MAX_MESSAGE_BYTES;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
-use uuid::Uuid;
 
-use crate::admit::{Admit, Conversation, FIRST_EPOCH};
+use crate::admit::{Admission, Admit, FIRST_EPOCH};
 use crate::append::Append;
+use crate::cancel::CancelRequest;
 use crate::database::{Database, Error, error_chain, read};
 use crate::finish::Finish;
 use crate::lane::{Lane, Outcome};
-use crate::{Config, context, delete, events, lease, maintenance, response};
+use crate::maintenance::Upkeep;
+use crate::parse::{self, parse_uuid, required, response_id, response_not_found};
+use crate::{
+    Config, cancel, claim, context, conversation, delete, events, items, keys, lease, list,
+    maintenance, response,
+};
 
 /// Deltas of all runs are gathered for this long: a statement costs far more than a row in it.
 const APPEND_PACE: Duration = Duration::from_millis(5);
@@ -40,11 +50,14 @@ pub struct Store {
 struct Inner {
     database: Database,
     admissions: Lane<Admit>,
+    /// Those that take more than one statement, so that the others do not wait for them.
+    keyed_admissions: Lane<Admit>,
     /// Deltas among deltas.
     appends: Lane<Append>,
     /// What somebody waits for: the first events after silence.
     first_appends: Lane<Append>,
     ends: Lane<Finish>,
+    upkeep: Arc<Upkeep>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -55,22 +68,29 @@ impl Store {
         let writers = config.writers_per_lane.max(1);
         let database = Database::new(&config.database_url, config.read_connections.max(1))?;
         // Lanes never wait for readers: they have connections of their own.
-        let lanes = Database::new(&config.database_url, 3 * writers + 1)?;
+        let lanes = Database::new(&config.database_url, 4 * writers + 1)?;
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
-        tasks.spawn(maintenance::run(database.clone(), stop.clone()));
+        let upkeep = Arc::new(Upkeep::new(config));
+        maintenance::start(&database, &upkeep, &stop, &tasks);
         let inner = Inner {
             admissions: Lane::start(&lanes, writers, Duration::ZERO, &tasks),
+            keyed_admissions: Lane::start(&lanes, writers, Duration::ZERO, &tasks),
             appends: Lane::start(&lanes, 1, APPEND_PACE, &tasks),
             first_appends: Lane::start(&lanes, writers, Duration::ZERO, &tasks),
             ends: Lane::start(&lanes, writers, Duration::ZERO, &tasks),
             database,
+            upkeep,
             tasks,
             stop,
         };
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    pub(crate) fn database(&self) -> &Database {
+        &self.inner.database
     }
 
     /// The generated server around it.
@@ -85,6 +105,7 @@ impl Store {
         let inner = &*self.inner;
         inner.stop.cancel();
         inner.admissions.close();
+        inner.keyed_admissions.close();
         inner.appends.close();
         inner.first_appends.close();
         inner.ends.close();
@@ -93,62 +114,26 @@ impl Store {
     }
 }
 
-fn response_id(id: &str) -> Result<Uuid, Status> {
-    ResponseId::parse(id)
-        .map(|id| id.0)
-        .ok_or_else(|| response_not_found(id))
-}
-
-fn response_not_found(id: &str) -> Status {
-    Reason::ResponseNotFound.status(format!("Response not found: {id}"))
-}
-
-fn required<T>(field: Option<T>, name: &'static str) -> Result<T, Status> {
-    field.ok_or_else(|| Reason::InvalidValue.status_at(name, format!("{name} is missing")))
-}
-
-fn parse_uuid(text: &str, name: &'static str) -> Result<Uuid, Status> {
-    Uuid::try_parse(text)
-        .map_err(|_| Reason::InvalidValue.status_at(name, format!("{name} is not a UUID")))
-}
-
 fn run_lost() -> Status {
     Reason::RunLost.status("The run has another owner, has ended, or was deleted.")
 }
 
-fn written(
-    outcome: Result<Outcome, Arc<Error>>,
-    refused: impl Fn() -> Status,
-) -> Result<(), Status> {
+fn written(outcome: Result<Outcome, Arc<Error>>) -> Result<(), Status> {
     match outcome {
         Ok(Outcome::Stored) => Ok(()),
-        Ok(Outcome::Refused) => Err(refused()),
-        Err(error) if error.is_transient() => {
-            tracing::debug!(error = error_chain(&*error), "a write has to be repeated");
-            Err(Reason::StoreUnavailable.status("The store is not available right now."))
-        }
-        Err(error) => {
-            tracing::error!(error = error_chain(&*error), "a write failed");
-            Err(Status::internal("The store failed."))
-        }
+        Ok(Outcome::Refused) => Err(run_lost()),
+        Err(error) => Err(not_written(&error)),
     }
 }
 
-fn append(request: AppendEventsRequest) -> Result<Append, Status> {
-    let invalid = |name: &'static str| {
-        Reason::InvalidValue.status_at(name, format!("{name} is out of range"))
-    };
-    if request.event_count == 0 {
-        return Err(invalid("event_count"));
+fn not_written(error: &Error) -> Status {
+    if error.is_transient() {
+        tracing::debug!(error = error_chain(error), "a write has to be repeated");
+        Reason::StoreUnavailable.status("The store is not available right now.")
+    } else {
+        tracing::error!(error = error_chain(error), "a write failed");
+        Status::internal("The store failed.")
     }
-    Ok(Append {
-        response: response_id(&request.response_id)?,
-        epoch: request.epoch,
-        first_seq: i64::try_from(request.first_sequence_number)
-            .map_err(|_| invalid("first_sequence_number"))?,
-        event_count: i64::from(request.event_count),
-        events: required(request.events, "events")?,
-    })
 }
 
 #[tonic::async_trait]
@@ -163,47 +148,26 @@ impl StoreService for Store {
             .map(Response::new)
     }
 
+    async fn find_idempotency_key(
+        &self,
+        request: Request<FindIdempotencyKeyRequest>,
+    ) -> Result<Response<FindIdempotencyKeyResponse>, Status> {
+        keys::idempotency_key_find(&self.inner.database, &request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
     async fn admit_run(
         &self,
         request: Request<AdmitRunRequest>,
     ) -> Result<Response<AdmitRunResponse>, Status> {
-        let request = request.into_inner();
-        let parent = request
-            .parent_response_id
-            .as_deref()
-            .map(response_id)
-            .transpose()?;
-        let conversation = match request.conversation_id.as_deref() {
-            None => None,
-            Some(id) => {
-                let invalid = || {
-                    Reason::InvalidValue.status_at("conversation_id", "conversation_id is no id")
-                };
-                let id = ConversationId::parse(id).ok_or_else(invalid)?.0;
-                Some(Conversation {
-                    id,
-                    name: request.conversation_name,
-                })
-            }
+        let admit = parse::admission(request.into_inner())?;
+        let lane = if admit.takes_transaction() {
+            &self.inner.keyed_admissions
+        } else {
+            &self.inner.admissions
         };
-        let events = append(AppendEventsRequest {
-            response_id: request.response_id,
-            epoch: FIRST_EPOCH,
-            first_sequence_number: 0,
-            event_count: request.event_count,
-            events: request.events,
-            after_silence: false,
-        })?;
-        let admit = Admit {
-            tenant: request.tenant,
-            owner: parse_uuid(&request.owner, "owner")?,
-            status: i16::try_from(request.status).unwrap_or_default(),
-            request: required(request.request, "request")?,
-            events,
-            parent_turn: parent,
-            conversation,
-        };
-        let outcome = self.inner.admissions.write(admit).await;
+        let outcome = lane.write(admit).await;
         if outcome
             .as_ref()
             .is_err_and(|error| error.is_missing_reference())
@@ -211,10 +175,22 @@ impl StoreService for Store {
             let message = "The previous response was deleted.";
             return Err(Reason::PreviousResponseNotFound.status_at("previous_response_id", message));
         }
-        written(outcome, || {
-            Reason::ConversationChanged.status("The conversation changed at the same moment.")
-        })?;
-        Ok(Response::new(AdmitRunResponse { epoch: FIRST_EPOCH }))
+        let existing_response_id = match outcome.map_err(|error| not_written(&error))? {
+            Admission::Stored => None,
+            Admission::Duplicate(existing) => Some(ResponseId(existing).to_string()),
+            Admission::Changed => {
+                let message = "The conversation changed at the same moment.";
+                return Err(Reason::ConversationChanged.status(message));
+            }
+            Admission::KeyConflict => {
+                let message = "The idempotency key was used for another request.";
+                return Err(Reason::IdempotencyKeyConflict.status(message));
+            }
+        };
+        Ok(Response::new(AdmitRunResponse {
+            epoch: FIRST_EPOCH,
+            existing_response_id,
+        }))
     }
 
     async fn append_events(
@@ -227,7 +203,7 @@ impl StoreService for Store {
         } else {
             &self.inner.appends
         };
-        written(lane.write(append(request)?).await, run_lost)?;
+        written(lane.write(parse::append(request)?).await)?;
         Ok(Response::new(AppendEventsResponse {}))
     }
 
@@ -239,11 +215,12 @@ impl StoreService for Store {
         let mut response = required(request.response, "response")?;
         response.output.clear();
         let finish = Finish {
-            append: append(required(request.append, "append")?)?,
+            append: parse::append(required(request.append, "append")?)?,
             response,
             turn: required(request.turn, "turn")?,
         };
-        written(self.inner.ends.write(finish).await, run_lost)?;
+        written(self.inner.ends.write(finish).await)?;
+        self.inner.upkeep.run_ended();
         Ok(Response::new(FinishRunResponse {}))
     }
 
@@ -255,13 +232,34 @@ impl StoreService for Store {
             tenant,
             response_id: id,
         } = request.into_inner();
-        let found =
-            response::response_get(&self.inner.database, &tenant, response_id(&id)?).await?;
+        let response = response_id(&id)?;
+        let found = response::response_get(&self.inner.database, &tenant, response).await?;
         let found = found.ok_or_else(|| response_not_found(&id))?;
+        self.inner.upkeep.touch(response);
         Ok(Response::new(GetResponseResponse {
             response: Some(found.response),
             next_sequence_number: u64::try_from(found.next_seq).unwrap_or_default(),
+            updated_at_ms: found.updated_at_ms,
+            cancel_requested: found.cancel_requested,
         }))
+    }
+
+    async fn request_cancel(
+        &self,
+        request: Request<RequestCancelRequest>,
+    ) -> Result<Response<RequestCancelResponse>, Status> {
+        let RequestCancelRequest {
+            tenant,
+            response_id: id,
+        } = request.into_inner();
+        let database = &self.inner.database;
+        match cancel::cancel_request(database, &tenant, response_id(&id)?).await? {
+            CancelRequest::Written => Ok(Response::new(RequestCancelResponse {})),
+            CancelRequest::AlreadyEnded => {
+                Err(Reason::RunNotHere.status("The run has ended already."))
+            }
+            CancelRequest::NotFound => Err(response_not_found(&id)),
+        }
     }
 
     type ReadEventsStream = BoxStream<'static, Result<ReadEventsResponse, Status>>;
@@ -280,27 +278,96 @@ impl StoreService for Store {
         if !response::response_exists(&database, &tenant, response).await? {
             return Err(response_not_found(&id));
         }
-        let after = starting_after.map_or(-1, |after| i64::try_from(after).unwrap_or(i64::MAX));
+        let reader = events::Reader {
+            tenant,
+            response,
+            starting_after,
+        };
         let tasks = self.inner.tasks.clone();
-        let pages = futures::stream::try_unfold(after, move |after| {
-            let database = database.clone();
-            // A task, because a reader that stalls must not hold a connection in the middle of a query.
-            let page = async move { events::events_read(&database, response, after).await };
-            let page = tasks.spawn(page);
-            async move {
-                let page = page.await;
-                let chunks = page.map_err(|_| Status::internal("Reading the log failed."))??;
-                let Some(last) = chunks.last().map(|chunk| chunk.last_seq) else {
-                    return Ok::<_, Status>(None);
-                };
-                let page = chunks.into_iter().map(move |chunk| {
-                    let events = Some(chunk.events_after(after)?);
-                    Ok(ReadEventsResponse { events })
-                });
-                Ok(Some((futures::stream::iter(page), last)))
-            }
-        });
-        Ok(Response::new(pages.try_flatten().boxed()))
+        Ok(Response::new(events::events_stream(
+            database, reader, tasks,
+        )))
+    }
+
+    async fn list_responses(
+        &self,
+        request: Request<ListResponsesRequest>,
+    ) -> Result<Response<ListResponsesResponse>, Status> {
+        list::responses_list(&self.inner.database, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn list_input_items(
+        &self,
+        request: Request<ListInputItemsRequest>,
+    ) -> Result<Response<ListInputItemsResponse>, Status> {
+        items::input_items_list(&self.inner.database, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn create_conversation(
+        &self,
+        request: Request<CreateConversationRequest>,
+    ) -> Result<Response<Conversation>, Status> {
+        conversation::conversation_create(&self.inner.database, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn get_conversation(
+        &self,
+        request: Request<GetConversationRequest>,
+    ) -> Result<Response<Conversation>, Status> {
+        conversation::conversation_get(&self.inner.database, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn update_conversation(
+        &self,
+        request: Request<UpdateConversationRequest>,
+    ) -> Result<Response<Conversation>, Status> {
+        conversation::conversation_update(&self.inner.database, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn delete_conversation(
+        &self,
+        request: Request<DeleteConversationRequest>,
+    ) -> Result<Response<DeleteConversationResponse>, Status> {
+        conversation::conversation_delete(&self.inner.database, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn list_conversation_items(
+        &self,
+        request: Request<ListConversationItemsRequest>,
+    ) -> Result<Response<ListConversationItemsResponse>, Status> {
+        conversation::items_list(&self.inner.database, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn add_conversation_items(
+        &self,
+        request: Request<AddConversationItemsRequest>,
+    ) -> Result<Response<AddConversationItemsResponse>, Status> {
+        conversation::items_add(&self.inner.database, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn delete_conversation_item(
+        &self,
+        request: Request<DeleteConversationItemRequest>,
+    ) -> Result<Response<Conversation>, Status> {
+        conversation::item_delete(&self.inner.database, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn delete_response(
@@ -357,38 +424,9 @@ impl StoreService for Store {
         &self,
         request: Request<ClaimRunsRequest>,
     ) -> Result<Response<ClaimRunsResponse>, Status> {
-        let ClaimRunsRequest {
-            owner,
-            limit,
-            executing,
-            executing_as_of,
-        } = request.into_inner();
-        let owner = parse_uuid(&owner, "owner")?;
-        let executing: Vec<Uuid> = executing
-            .iter()
-            .map(|id| response_id(id))
-            .collect::<Result<_, _>>()?;
-        let as_of = (!executing_as_of.is_empty())
-            .then(|| parse_uuid(&executing_as_of, "executing_as_of"))
-            .transpose()?;
-        let executing = lease::Executing {
-            runs: &executing,
-            as_of,
-        };
-        let database = &self.inner.database;
-        let mut runs = Vec::new();
-        for claimed in lease::runs_claim(database, owner, &executing, i64::from(limit)).await? {
-            let id = claimed.response;
-            // One run that cannot be read must not keep the others from their new owner.
-            match claimed_run(database, claimed).await {
-                Ok(run) => runs.push(run),
-                Err(status) => {
-                    let code = status.code();
-                    tracing::error!(response.id = %ResponseId(id), ?code, "cannot hand a run over");
-                }
-            }
-        }
-        Ok(Response::new(ClaimRunsResponse { runs }))
+        claim::claim(&self.inner.database, &request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn check_ready(
@@ -398,34 +436,4 @@ impl StoreService for Store {
         read(&self.inner.database, "SELECT 1", &[]).await?;
         Ok(Response::new(CheckReadyResponse {}))
     }
-}
-
-/// A claimed run with all that its new owner needs.
-async fn claimed_run(database: &Database, claimed: lease::Claimed) -> Result<ClaimedRun, Status> {
-    let request = response::decode("run_request", claimed.response, &claimed.request)?;
-    let mut chunks = Vec::new();
-    let mut last = -1;
-    loop {
-        let page = events::events_read(database, claimed.response, last).await?;
-        let Some(end) = page.last().map(|chunk| chunk.last_seq) else {
-            break;
-        };
-        last = end;
-        for chunk in page {
-            chunks.push(chunk.events()?);
-        }
-    }
-    let turns = match claimed.parent_turn {
-        Some(parent) => context::turn_chain(database, &claimed.tenant, parent).await?,
-        None => Vec::new(),
-    };
-    Ok(ClaimedRun {
-        tenant: claimed.tenant,
-        response_id: ResponseId(claimed.response).to_string(),
-        epoch: claimed.epoch,
-        attempt: u32::try_from(claimed.attempt).unwrap_or_default(),
-        request: Some(request),
-        events: chunks,
-        turns,
-    })
 }

@@ -21,12 +21,36 @@ use talaria_testkit::postgres::TestDatabase;
 use tonic::Status as GrpcStatus;
 use uuid::Uuid;
 
+#[path = "store/context.rs"]
+mod context;
+#[path = "store/keys.rs"]
+mod keys;
+#[path = "store/lines.rs"]
+mod lines;
+
 type Client = StoreServiceClient<link::Link>;
 
 struct Fixture {
     client: Client,
     database: TestDatabase,
-    _store: Store,
+    store: Store,
+}
+
+impl Fixture {
+    /// Another store on the same database, as in another process.
+    fn second_store(&self) -> anyhow::Result<(Client, Store)> {
+        let store = Store::start(&Config::new(self.database.url.clone()))?;
+        let client = StoreServiceClient::new(link::local(store.server()));
+        Ok((client, store))
+    }
+
+    async fn count(&self, table: &str) -> anyhow::Result<i64> {
+        let session = self.database.connect().await?;
+        let rows = session
+            .query_one(&format!("SELECT count(*) FROM {table}"), &[])
+            .await?;
+        Ok(rows.get(0))
+    }
 }
 
 async fn fixture() -> anyhow::Result<Fixture> {
@@ -40,16 +64,20 @@ async fn fixture() -> anyhow::Result<Fixture> {
     Ok(Fixture {
         client,
         database,
-        _store: store,
+        store,
     })
 }
 
-fn migrations_hash() -> anyhow::Result<String> {
+fn migration_files() -> anyhow::Result<Vec<std::fs::DirEntry>> {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations");
     let mut files: Vec<_> = std::fs::read_dir(directory)?.collect::<Result<_, _>>()?;
     files.sort_by_key(std::fs::DirEntry::file_name);
+    Ok(files)
+}
+
+fn migrations_hash() -> anyhow::Result<String> {
     let mut hasher = DefaultHasher::new();
-    for file in files {
+    for file in migration_files()? {
         std::fs::read(file.path())?.hash(&mut hasher);
     }
     Ok(format!("{:x}", hasher.finish()))
@@ -366,6 +394,41 @@ async fn a_broken_write_does_not_take_the_batch_with_it() -> anyhow::Result<()> 
 }
 
 #[tokio::test]
+async fn a_response_says_when_it_was_last_written() -> anyhow::Result<()> {
+    async fn updated_at_ms(run: &mut Writer) -> anyhow::Result<i64> {
+        let request = GetResponseRequest {
+            tenant: run.tenant.into(),
+            response_id: run.name(),
+        };
+        let found = run.client.get_response(request).await?.into_inner();
+        Ok(found.updated_at_ms)
+    }
+    let fixture = fixture().await?;
+    let session = fixture.database.connect().await?;
+    let mut run = Writer::new(&fixture, "a");
+    run.admit().await?;
+    // Long ago, so that no clock has to tick for a difference.
+    let long_ago = "UPDATE response SET updated_at = to_timestamp(1.5)";
+
+    assert!(updated_at_ms(&mut run).await? > 1500);
+    session.execute(long_ago, &[]).await?;
+    assert_eq!(updated_at_ms(&mut run).await?, 1500);
+    let append = run.say("said");
+    run.send(append).await?;
+    assert!(updated_at_ms(&mut run).await? > 1500);
+    session.execute(long_ago, &[]).await?;
+    let end = run.end(&End::Completed);
+    run.client.finish_run(end).await?;
+    assert!(updated_at_ms(&mut run).await? > 1500);
+    session
+        .execute("UPDATE response SET updated_at = NULL", &[])
+        .await?;
+    assert_eq!(updated_at_ms(&mut run).await?, 0, "as in the first version");
+    Ok(())
+}
+
+/// REQ-5, REQ-15
+#[tokio::test]
 async fn a_finished_run_takes_no_more_and_ends_once() -> anyhow::Result<()> {
     let fixture = fixture().await?;
     let mut run = Writer::new(&fixture, "a");
@@ -447,6 +510,7 @@ async fn a_deleted_response_leaves_no_rows_and_cannot_come_back() -> anyhow::Res
     Ok(())
 }
 
+/// REQ-37, REQ-38
 #[tokio::test]
 async fn one_active_response_per_conversation_and_the_pointers_move_with_the_end()
 -> anyhow::Result<()> {
@@ -606,6 +670,6 @@ async fn migrating_many_times_at_once_is_migrating_once() -> anyhow::Result<()> 
     while let Some(process) = processes.join_next().await {
         applied += process??;
     }
-    assert_eq!(applied, 1);
+    assert_eq!(applied, migration_files()?.len());
     Ok(())
 }

@@ -22,6 +22,8 @@ pub struct Options {
     pub kind: ApiKind,
     /// Lines of talaria.toml below `[server]`.
     pub server: String,
+    /// Lines of talaria.toml below `[store]`.
+    pub store: String,
     /// Lines of talaria.toml below `[runs]`.
     pub runs: String,
     /// Lines below `[upstreams.main]`.
@@ -36,6 +38,7 @@ impl Default for Options {
         Self {
             kind: ApiKind::Responses,
             server: String::new(),
+            store: String::new(),
             runs: String::new(),
             upstream: String::new(),
             database_url: None,
@@ -127,10 +130,11 @@ impl Stack {
             ApiKind::ChatCompletions => "chat_completions",
         };
         let config = format!(
-            "[server]\n{}\n[runs]\n{}\n\
+            "[server]\n{}\n[store]\n{}\n[runs]\n{}\n\
              [[agents]]\nname = \"agent\"\nupstream = \"main\"\nmodel = \"scripted\"\n\
              [upstreams.main]\nkind = \"{kind}\"\nbase_url = \"{}\"\n{}\n",
             options.server,
+            options.store,
             options.runs,
             upstream.base_url(),
             options.upstream,

@@ -11,7 +11,7 @@ use crate::check::{MAX_TEXT, Node, quoted};
 use crate::error::ApiError;
 
 /// More items than any context holds; keeps short forms from growing without bound when they are rewritten.
-const MAX_ITEMS: usize = 20_000;
+pub const MAX_ITEMS: usize = 20_000;
 
 /// The input items of a request, checked.
 #[derive(Debug, PartialEq, Eq)]

@@ -83,7 +83,7 @@ fn moderation(node: &Node) -> Result<(), ApiError> {
 }
 
 /// At most 16 pairs of names (64 characters) and texts (512 characters).
-fn metadata(node: &Node) -> Result<(), ApiError> {
+pub fn metadata(node: &Node) -> Result<(), ApiError> {
     let pairs = node.object()?;
     if pairs.len() > 16 {
         let why = format!(

@@ -233,6 +233,7 @@ async fn a_cut_after_the_model_was_done_is_no_error() {
     assert_eq!(said, (vec![text("Hi", 1), end(Outcome::Completed)], Ok(())));
 }
 
+/// REQ-100
 #[tokio::test]
 async fn every_wait_has_its_deadline() {
     let server = serve(|request| {

@@ -156,9 +156,10 @@ pub(super) fn check(point: Point, response: &Value) -> anyhow::Result<()> {
         "response.status is {status}, not one of {:?}",
         point.statuses()
     );
+    let may_wait = response["background"] == true || !response["conversation"].is_null();
     ensure!(
-        status != "queued" || response["background"] == true,
-        "a response that is not in the background is queued"
+        status != "queued" || may_wait,
+        "a response that is not in the background is queued, and in no conversation"
     );
     check_outcome(status, response)
 }

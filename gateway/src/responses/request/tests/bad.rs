@@ -219,7 +219,11 @@ fn state_is_checked() {
         invalid_type                  instructions                  {"input":"x","instructions":["x"]}
         invalid_value                 session_id                    {"input":"x","session_id":"a\nb"}
         invalid_value                 on_active                     {"input":"x","on_active":"ignore"}
-        unsupported_parameter         on_active                     {"input":"x","on_active":"enqueue"}
+        invalid_value                 on_active                     {"input":"x","on_active":"enqueue"}
+        invalid_value                 on_active                     {"input":"x","on_active":"interrupt","previous_response_id":"resp_1"}
+        invalid_value                 on_active                     {"input":"x","on_active":"enqueue","conversation":"c","store":false}
+        invalid_value                 session_id                    {"input":"x","session_id":"../up"}
+        invalid_value                 session_id                    {"input":"x","session_id":" "}
         "#,
     );
 }
@@ -230,7 +234,14 @@ fn names_of_parameters_are_checked() {
         r#"
         unsupported_parameter         messages                      {"messages":[]}
         unsupported_parameter         prompt                        {"input":"x","prompt":{"id":"p"}}
-        unsupported_parameter         conversation_history          {"input":"x","conversation_history":[]}
+        invalid_type                  conversation_history          {"input":"x","conversation_history":"said"}
+        invalid_type                  conversation_history[0]       {"input":"x","conversation_history":["said"]}
+        missing_required_parameter    conversation_history[1].role  {"input":"x","conversation_history":[{"role":"user","content":"a"},{"content":"b"}]}
+        missing_required_parameter    conversation_history[0].content {"input":"x","conversation_history":[{"role":"user"}]}
+        invalid_value                 conversation_history[0].role  {"input":"x","conversation_history":[{"role":"tool","content":"b"}]}
+        invalid_image_url             conversation_history[0].content[0].image_url {"input":"x","conversation_history":[{"role":"user","content":[{"type":"input_image","image_url":"x"}]}]}
+        mutually_exclusive_parameters -                             {"input":"x","conversation":"c","conversation_history":[{"role":"user","content":"a"}]}
+        missing_required_parameter    -                             {"conversation_history":[{"role":"user","content":"a"}]}
         unknown_parameter             stor                          {"input":"x","stor":true}
         unknown_parameter             stroe                         {"input":"x","stroe":true}
         unknown_parameter             max_output_token              {"input":"x","max_output_token":20}

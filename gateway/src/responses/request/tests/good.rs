@@ -1,7 +1,7 @@
 //! Bodies that are taken, and the whole of what is read from them.
 
 use bytes::Bytes;
-use talaria_proto::v1::RunRequest;
+use talaria_proto::v1::{OnActive, RunRequest};
 
 use super::super::create_request;
 
@@ -60,7 +60,7 @@ fn everything_that_can_be_asked_for_is_read() {
         "metadata": {"k": "a b\u0000"},
         "service_tier": "auto", "safety_identifier": "s", "prompt_cache_key": "p", "prompt_cache_retention": "24h",
         "context_management": [{"type": "compaction", "compact_threshold": 1000}],
-        "user": null, "on_active": "reject", "session_id": "s", "max_tokens": 5, "provider": "x"
+        "user": null, "on_active": "interrupt", "session_id": "s", "max_tokens": 5, "provider": "x"
     }"#;
 
     let mut read = read(body);
@@ -75,6 +75,8 @@ fn everything_that_can_be_asked_for_is_read() {
             background: true,
             stream: true,
             parameters: Bytes::new(),
+            session_id: "s".to_owned(),
+            on_active: OnActive::Interrupt.into(),
             ..request(&[HELLO])
         }
     );
@@ -264,4 +266,49 @@ fn parameters_of_other_servers_are_ignored() {
         "access_programs":[],"extra_body":{},"messages":null,"conversation_history":null}"#;
 
     assert_eq!(read(body), request(&[HELLO]));
+}
+
+#[test]
+fn a_history_stands_before_the_input() {
+    let body = r#"{
+        "conversation_history": [
+            {"role": "user", "content": "Hello"},
+            {"role": "assistant", "content": [{"type": "text", "text": "Hi"}]}
+        ],
+        "previous_response_id": "resp_1",
+        "input": "Hello"
+    }"#;
+    let hi = r#"{"type":"message","role":"assistant","content":[{"type":"output_text","text":"Hi","annotations":[]}]}"#;
+
+    assert_eq!(
+        read(body),
+        RunRequest {
+            previous_response_id: Some("resp_1".to_owned()),
+            brings_history: true,
+            ..request(&[HELLO, hi, HELLO])
+        }
+    );
+    let none = r#"{"conversation_history": [], "input": "Hello"}"#;
+    assert_eq!(read(none), request(&[HELLO]));
+}
+
+#[test]
+fn what_to_do_about_an_active_response_is_read() {
+    for (name, expected) in [
+        ("reject", OnActive::Reject),
+        ("enqueue", OnActive::Enqueue),
+        ("interrupt", OnActive::Interrupt),
+    ] {
+        let body = format!(r#"{{"input":"Hello","conversation":"c","on_active":"{name}"}}"#);
+        let expected = RunRequest {
+            conversation: Some("c".to_owned()),
+            on_active: expected.into(),
+            ..request(&[HELLO])
+        };
+        assert_eq!(read(&body), expected, "{name}");
+    }
+    assert_eq!(
+        read(r#"{"input":"Hello","on_active":"reject"}"#),
+        request(&[HELLO])
+    );
 }

@@ -6,8 +6,9 @@ use tracing::debug;
 
 use super::messages::messages;
 
-/// Parameters with the same name and meaning in both APIs.
-const SAME: [&str; 9] = [
+/// Parameters with the same name and meaning in both APIs, and those that only this one has: clients of our own chat
+/// completions send them.
+const SAME: [&str; 13] = [
     "temperature",
     "top_p",
     "presence_penalty",
@@ -17,6 +18,10 @@ const SAME: [&str; 9] = [
     "safety_identifier",
     "prompt_cache_key",
     "prompt_cache_retention",
+    "stop",
+    "seed",
+    "logit_bias",
+    "prediction",
 ];
 
 /// The body of `POST {base_url}/chat/completions`.
@@ -47,9 +52,10 @@ pub fn body(call: &ModelCall) -> String {
         let value = value.filter(|value| !value.is_null());
         body.extend(value.map(|value| (name.to_owned(), value.clone())));
     }
-    if let Some(top) = given("top_logprobs").filter(|top| top.as_u64() != Some(0)) {
+    let top = given("top_logprobs").filter(|top| top.as_u64() != Some(0));
+    if top.is_some() || includes_logprobs(given("include")) {
         body.insert("logprobs".to_owned(), true.into());
-        body.insert("top_logprobs".to_owned(), top.clone());
+        body.extend(top.map(|top| ("top_logprobs".to_owned(), top.clone())));
     }
     let format = given("text").and_then(|text| response_format(text.get("format")?));
     body.extend(format.map(|format| ("response_format".to_owned(), format)));
@@ -57,6 +63,13 @@ pub fn body(call: &ModelCall) -> String {
     body.insert("stream".to_owned(), true.into());
     body.insert("stream_options".to_owned(), json!({"include_usage": true}));
     Value::Object(body).to_string()
+}
+
+fn includes_logprobs(include: Option<&Value>) -> bool {
+    let included = include.and_then(Value::as_array).into_iter().flatten();
+    included
+        .into_iter()
+        .any(|name| name == "message.output_text.logprobs")
 }
 
 /// `text.format` in chat's words; plain text needs none.
@@ -176,6 +189,14 @@ mod tests {
             "tool_choice": {"type": "function", "name": "f"}});
 
         insta::assert_snapshot!(of(&parameters), @r#"{"model":"m","messages":[{"role":"user","content":"Hi"}],"temperature":0.5,"max_tokens":99,"reasoning_effort":"low","verbosity":"low","logprobs":true,"top_logprobs":2,"response_format":{"type":"json_schema","json_schema":{"name":"n","schema":{"a":1.0},"strict":true}},"tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"}}},{"type":"function","function":{"name":"g","description":"G","parameters":{"type":"object","properties":{}}}}],"tool_choice":{"type":"function","function":{"name":"f"}},"parallel_tool_calls":false,"stream":true,"stream_options":{"include_usage":true}}"#);
+    }
+
+    #[test]
+    fn what_only_chat_knows_is_passed_on() {
+        let parameters = json!({"stop": ["a", "b"], "seed": 7, "logit_bias": {"50256": -100},
+            "prediction": {"type": "content", "content": "x"}, "include": ["message.output_text.logprobs"]});
+
+        insta::assert_snapshot!(of(&parameters), @r#"{"model":"m","messages":[{"role":"user","content":"Hi"}],"stop":["a","b"],"seed":7,"logit_bias":{"50256":-100},"prediction":{"type":"content","content":"x"},"logprobs":true,"stream":true,"stream_options":{"include_usage":true}}"#);
     }
 
     #[test]

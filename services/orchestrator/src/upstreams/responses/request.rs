@@ -23,6 +23,12 @@ const OURS: [&str; 12] = [
     "on_active",
 ];
 
+/// Parameters of chat completions that this API has no form for.
+const CHAT_ONLY: [&str; 4] = ["stop", "seed", "logit_bias", "prediction"];
+
+/// The lowest `max_output_tokens` that this API takes. Source: OpenAI's API reference; chat completions take less.
+const MIN_OUTPUT_TOKENS: i64 = 16;
+
 /// The body of `POST {base_url}/responses`.
 ///
 /// Items keep their spelling; only their ids change.
@@ -35,8 +41,15 @@ pub fn body(call: &ModelCall) -> String {
     let items: Vec<Cow<'_, str>> = call.context.iter().filter_map(input_item).collect();
     writer.raw("input", &format!("[{}]", items.join(",")));
     for (name, value) in &call.parameters {
-        if !value.is_null() && !OURS.contains(&name.as_str()) {
-            writer.raw(name, &Value::to_string(value));
+        let is_ours = OURS.contains(&name.as_str()) || CHAT_ONLY.contains(&name.as_str());
+        if value.is_null() || is_ours {
+            continue;
+        }
+        match (name.as_str(), value.as_i64()) {
+            ("max_output_tokens", Some(limit)) if limit < MIN_OUTPUT_TOKENS => {
+                writer.raw(name, &MIN_OUTPUT_TOKENS.to_string());
+            }
+            _ => drop(writer.raw(name, &Value::to_string(value))),
         }
     }
     writer.raw("stream", "true").raw("store", "false");
@@ -101,6 +114,20 @@ mod tests {
             json: Bytes::from_static(json.as_bytes()),
             upstream_id: upstream_id.map(str::to_owned),
         }
+    }
+
+    #[test]
+    fn what_only_chat_completions_take_is_left_out() {
+        let parameters = json!({"stop": "x", "seed": 1, "logit_bias": {}, "prediction": {}, "max_output_tokens": 1,
+            "presence_penalty": 0.5});
+        let call = ModelCall {
+            model: "m".to_owned(),
+            instructions: None,
+            context: Vec::new(),
+            parameters: parameters.as_object().unwrap().clone(),
+        };
+
+        insta::assert_snapshot!(body(&call), @r#"{"model":"m","input":[],"max_output_tokens":16,"presence_penalty":0.5,"stream":true,"store":false}"#);
     }
 
     #[test]

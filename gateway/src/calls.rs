@@ -1,0 +1,187 @@
+//! What handlers ask of the services behind the façade.
+
+use std::time::Duration;
+
+use talaria_domain::run::has_ended;
+use talaria_proto::v1::start_run_response::Message;
+use talaria_proto::v1::{
+    self as pb, CancelRunRequest, GetResponseRequest, GetResponseResponse, StartRunRequest,
+    StartRunResponse,
+};
+use talaria_runtime::error::Reason;
+use tonic::{Code, Status, Streaming};
+
+use crate::error::ApiError;
+use crate::follow::{Follow, in_time};
+use crate::{Gateway, Tenant};
+
+/// How long an admission may take.
+const ADMISSION: Duration = Duration::from_secs(20);
+/// How long a run that is cancelled may take to stop.
+const CANCEL: Duration = Duration::from_secs(25);
+/// How long a store that does not answer is left alone.
+const POLL: Duration = Duration::from_millis(250);
+
+/// What became of a request to run.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart as soon as it is there"
+)]
+pub enum Started {
+    New {
+        /// As it was created.
+        created: Box<pb::Response>,
+        updates: Streaming<StartRunResponse>,
+    },
+    /// The idempotency key names this response: nothing was started.
+    Replayed { id: String },
+}
+
+/// Starts a run and waits until it is admitted.
+pub async fn start_run(gateway: &Gateway, request: StartRunRequest) -> Result<Started, ApiError> {
+    if gateway.stop.is_cancelled() {
+        return Err(draining());
+    }
+    let mut runs = gateway.runs.clone();
+    let admission = async {
+        let mut updates = runs.start_run(request).await?.into_inner();
+        match updates.message().await?.and_then(|first| first.message) {
+            Some(Message::Admitted(pb::Admitted {
+                response: Some(created),
+            })) => Ok(Started::New {
+                created: Box::new(created),
+                updates,
+            }),
+            Some(Message::Replayed(replayed)) => Ok(Started::Replayed {
+                id: replayed.response_id,
+            }),
+            _ => Err(Status::internal("a run began without its admission")),
+        }
+    };
+    Ok(await_for(ADMISSION, admission).await?)
+}
+
+/// The final response of a run that was just started: from its updates, or, where they break off and the run is stored,
+/// from the store.
+pub async fn final_response(
+    gateway: &Gateway,
+    tenant: &Tenant,
+    created: pb::Response,
+    mut updates: Streaming<StartRunResponse>,
+) -> Result<pb::Response, ApiError> {
+    let last = tokio::select! {
+        last = updates.message() => last,
+        () = gateway.stop.cancelled() => Err(Status::unavailable("stopping")),
+    };
+    match last.map(|last| last.and_then(|last| last.message)) {
+        Ok(Some(Message::Final(response))) => Ok(response),
+        _ if created.store => wait_for_end(gateway, tenant, created.id).await,
+        _ => Err(ApiError::unavailable(
+            "orchestrator_unavailable",
+            "The run was lost with the server that executed it.",
+        )),
+    }
+}
+
+/// The response as it stands.
+pub async fn get_response(
+    gateway: &Gateway,
+    tenant: &Tenant,
+    id: &str,
+) -> Result<GetResponseResponse, Status> {
+    let request = GetResponseRequest {
+        tenant: tenant.0.clone(),
+        response_id: id.to_owned(),
+    };
+    in_time(gateway.store.clone().get_response(request))
+        .await
+        .map(tonic::Response::into_inner)
+        .map_err(of_store)
+}
+
+/// Reads a stored response's events after `starting_after`, or from the first.
+pub fn follow(gateway: &Gateway, tenant: &Tenant, id: &str, starting_after: Option<u64>) -> Follow {
+    let Gateway { runs, store, .. } = gateway.clone();
+    Follow::new(tenant.0.clone(), id.to_owned(), starting_after, runs, store)
+}
+
+/// Waits for the end of a stored run.
+pub async fn wait_for_end(
+    gateway: &Gateway,
+    tenant: &Tenant,
+    id: String,
+) -> Result<pb::Response, ApiError> {
+    let waiting = async {
+        loop {
+            match get_response(gateway, tenant, &id).await {
+                Ok(GetResponseResponse {
+                    response: Some(response),
+                    next_sequence_number,
+                    ..
+                }) => {
+                    if has_ended(&response) {
+                        return Ok(response);
+                    }
+                    let last = next_sequence_number.checked_sub(1);
+                    let mut events = follow(gateway, tenant, &id, last);
+                    while events.next().await.is_some() {}
+                }
+                Err(status) if status.code() == Code::NotFound => return Err(status.into()),
+                Ok(_) | Err(_) => tokio::time::sleep(POLL).await,
+            }
+        }
+    };
+    let stopping = || {
+        let message = "The server is stopping; the run goes on.";
+        ApiError::unavailable("gateway_draining", message)
+    };
+    tokio::select! {
+        response = waiting => response,
+        () = gateway.stop.cancelled() => Err(stopping()),
+    }
+}
+
+/// Asks a run to stop and waits until it has. Answers whether it was still active.
+pub async fn cancel_run(gateway: &Gateway, tenant: &Tenant, id: &str) -> Result<bool, Status> {
+    let cancel = CancelRunRequest {
+        tenant: tenant.0.clone(),
+        response_id: id.to_owned(),
+    };
+    let mut runs = gateway.runs.clone();
+    let cancelling = async { runs.cancel_run(cancel).await.map(drop) };
+    match await_for(CANCEL, cancelling).await {
+        Ok(()) => Ok(true),
+        Err(status) if Reason::of(&status) == Some(Reason::RunNotHere) => Ok(false),
+        Err(status) => Err(status),
+    }
+}
+
+/// A failed call to the store; one that did not answer says so itself.
+pub fn of_store(status: Status) -> Status {
+    let silent = [
+        Code::Unavailable,
+        Code::DeadlineExceeded,
+        Code::Cancelled,
+        Code::Unknown,
+    ];
+    if Reason::of(&status).is_none() && silent.contains(&status.code()) {
+        return Reason::StoreUnavailable.status(status.message());
+    }
+    status
+}
+
+/// 503: the façade takes no more work.
+fn draining() -> ApiError {
+    ApiError::unavailable("gateway_draining", "The server is stopping.")
+}
+
+/// Bounds a call by a time of its own.
+async fn await_for<T>(
+    longest: Duration,
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    let late = || Err(Status::unavailable("a service did not answer in time"));
+    tokio::time::timeout(longest, call)
+        .await
+        .unwrap_or_else(|_| late())
+}

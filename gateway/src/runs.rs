@@ -1,0 +1,249 @@
+//! `/v1/runs`: the same responses, as Hermes' clients know them.
+
+mod event;
+mod object;
+mod request;
+mod stream;
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use talaria_domain::ids::ResponseId;
+use talaria_domain::run::has_ended;
+use talaria_proto::v1::{
+    self as pb, Follow as FollowMode, ReadEventsRequest, RequestCancelRequest, StartRunRequest,
+};
+use talaria_runtime::error::Reason;
+use tonic::Status;
+
+use self::event::Translator;
+use self::object::{Run, listed, replayed_json, run_json, started_json, stopping_json};
+use self::request::{approval, create_run_request, last_event_id, list_request, not_found, run_id};
+use self::stream::{catch_up, run_stream};
+use crate::calls::{Started, cancel_run, get_response, of_store, start_run};
+use crate::error::ApiError;
+use crate::events::Events;
+use crate::follow::{Follow, in_time};
+use crate::front::read_body;
+use crate::paging::envelope;
+use crate::session::{self, Session};
+use crate::{Gateway, Tenant, idempotency};
+
+/// How long a run that is stopped is pressed to; it stops by itself a little later.
+const PRESS: Duration = Duration::from_millis(200);
+
+/// Its routes.
+pub fn routes() -> Router<Gateway> {
+    Router::new()
+        .route("/v1/runs", post(create_run).get(list_runs))
+        .route("/v1/runs/{id}", get(retrieve_run))
+        .route("/v1/runs/{id}/events", get(run_events))
+        .route("/v1/runs/{id}/stop", post(stop_run))
+        .route("/v1/runs/{id}/approval", post(approve_run))
+}
+
+/// `POST /v1/runs`
+async fn create_run(
+    State(gateway): State<Gateway>,
+    Extension(tenant): Extension<Tenant>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let body = read_body(&headers, body, gateway.config.max_body_bytes).await?;
+    let session = Session::from_headers(&headers)?;
+    let idempotency = idempotency::read(&headers, "/v1/runs", &body, &session)?;
+    let start = StartRunRequest {
+        tenant: tenant.0.clone(),
+        run: Some(create_run_request(&body, session)?),
+        follow: FollowMode::Nothing.into(),
+        idempotency,
+    };
+    match start_run(&gateway, start).await? {
+        Started::New { created, .. } => {
+            let run = started_json(&created);
+            Ok(with_session(json(StatusCode::ACCEPTED, run), &created))
+        }
+        Started::Replayed { id } => {
+            let (_, found) = find(&gateway, &tenant, &id).await?;
+            let answer = json(StatusCode::ACCEPTED, replayed_json(&found.run));
+            let mut answer = with_session(answer, &found.run.response);
+            idempotency::put_replayed(answer.headers_mut());
+            Ok(answer)
+        }
+    }
+}
+
+/// `GET /v1/runs`
+async fn list_runs(
+    State(gateway): State<Gateway>,
+    Extension(tenant): Extension<Tenant>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let Some(list) = list_request(&tenant.0, query.as_deref())? else {
+        return Ok(json(StatusCode::OK, envelope(&[], false)));
+    };
+    let found = in_time(gateway.store.clone().list_responses(list))
+        .await
+        .map_err(of_store)?
+        .into_inner();
+    let runs: Vec<(String, Bytes)> = found
+        .responses
+        .iter()
+        .map(|run| {
+            let (id, json) = listed(run);
+            (id, Bytes::from(json))
+        })
+        .collect();
+    let runs: Vec<&(String, Bytes)> = runs.iter().collect();
+    Ok(json(StatusCode::OK, envelope(&runs, found.has_more)))
+}
+
+/// `GET /v1/runs/{id}`
+async fn retrieve_run(
+    State(gateway): State<Gateway>,
+    Extension(tenant): Extension<Tenant>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let (_, found) = find(&gateway, &tenant, &id).await?;
+    Ok(shown(&found.run))
+}
+
+/// `GET /v1/runs/{id}/events`
+async fn run_events(
+    State(gateway): State<Gateway>,
+    Extension(tenant): Extension<Tenant>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (response_id, found) = find(&gateway, &tenant, &id).await?;
+    let (response, next_seq) = (found.run.response, found.next_seq);
+    // The id of a frame is one more than the number of its event, so it is the number that is wanted next. Beyond the
+    // end of the log there is nothing that anybody could have seen.
+    let wanted = last_event_id(&headers, query.as_deref()).min(next_seq);
+    let mut translator = Translator::new(&response);
+    let events = if has_ended(&response) && wanted == next_seq {
+        Events::Ended
+    } else {
+        let read = ReadEventsRequest {
+            tenant: tenant.0.clone(),
+            response_id: response_id.to_string(),
+            starting_after: None,
+        };
+        if wanted > 0 {
+            let caught_up = catch_up(&gateway, &mut translator, read, wanted).await;
+            caught_up
+                .map_err(of_store)
+                .map_err(|status| run_error(&id, status))?;
+        }
+        let Gateway { runs, store, .. } = gateway.clone();
+        let starting_after = wanted.checked_sub(1);
+        let follow = Follow::new(
+            tenant.0,
+            response_id.to_string(),
+            starting_after,
+            runs,
+            store,
+        );
+        Events::Stored(Box::new(follow))
+    };
+    let stop = gateway.stop.clone();
+    let stream = run_stream(events, translator, gateway.config.keepalive, stop);
+    Ok(with_session(stream, &response))
+}
+
+/// `POST /v1/runs/{id}/stop`: answers at once, the run ends a moment later. Stopping one that has ended shows it.
+async fn stop_run(
+    State(gateway): State<Gateway>,
+    Extension(tenant): Extension<Tenant>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let (response_id, found) = find(&gateway, &tenant, &id).await?;
+    if has_ended(&found.run.response) {
+        return Ok(shown(&found.run));
+    }
+    let cancel = RequestCancelRequest {
+        tenant: tenant.0.clone(),
+        response_id: response_id.to_string(),
+    };
+    match in_time(gateway.store.clone().request_cancel(cancel)).await {
+        Ok(_) => {
+            // What is written down is found within a second; its orchestrator need not wait for that.
+            let pressing = cancel_run(&gateway, &tenant, &found.run.response.id);
+            let _ = tokio::time::timeout(PRESS, pressing).await;
+            let answer = json(StatusCode::OK, stopping_json(response_id));
+            Ok(with_session(answer, &found.run.response))
+        }
+        Err(status) if Reason::of(&status) == Some(Reason::RunNotHere) => {
+            let (_, found) = find(&gateway, &tenant, &id).await?;
+            Ok(shown(&found.run))
+        }
+        Err(status) => Err(run_error(&id, of_store(status))),
+    }
+}
+
+/// `POST /v1/runs/{id}/approval`: no run waits for one.
+async fn approve_run(
+    State(gateway): State<Gateway>,
+    Extension(tenant): Extension<Tenant>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let body = read_body(&headers, body, gateway.config.max_body_bytes).await?;
+    find(&gateway, &tenant, &id).await?;
+    approval(&body)?;
+    let message = "The run does not wait for an approval.";
+    Err(ApiError::conflict("approval_not_active", message))
+}
+
+/// A run, and where its log ends.
+struct Found {
+    run: Run,
+    next_seq: u64,
+}
+
+/// The run as it stands.
+async fn find(
+    gateway: &Gateway,
+    tenant: &Tenant,
+    id: &str,
+) -> Result<(ResponseId, Found), ApiError> {
+    let response_id = run_id(id)?;
+    let found = get_response(gateway, tenant, &response_id.to_string()).await;
+    let found = found.map_err(|status| run_error(id, status))?;
+    let run = Run {
+        response: found.response.ok_or_else(ApiError::internal)?,
+        updated_at_ms: found.updated_at_ms,
+        stops: found.cancel_requested,
+    };
+    let next_seq = found.next_sequence_number;
+    Ok((response_id, Found { run, next_seq }))
+}
+
+fn shown(run: &Run) -> Response {
+    with_session(json(StatusCode::OK, run_json(run)), &run.response)
+}
+
+/// What a client sees of a failed call about the run `id`.
+fn run_error(id: &str, status: Status) -> ApiError {
+    if Reason::of(&status) == Some(Reason::ResponseNotFound) {
+        return not_found(id);
+    }
+    status.into()
+}
+
+fn with_session(mut answer: Response, response: &pb::Response) -> Response {
+    session::put_headers(answer.headers_mut(), response);
+    answer
+}
+
+fn json(status: StatusCode, body: String) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}

@@ -1,0 +1,118 @@
+//! Ephemeral runs: never written anywhere, and gone with the call that started them.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::FutureExt as _;
+use futures::stream::{self, Stream, StreamExt};
+use talaria_proto::v1::start_run_response::Message;
+use talaria_proto::v1::{Follow, RunRequest, StartRunResponse};
+use talaria_runtime::{clock, ids};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::Status;
+
+use super::{Updates, admitted, message, parameters, place};
+use crate::admission::{Admission, Admitted, Asked, admit};
+use crate::execution::{Ephemeral, Execution, Sink};
+use crate::service::Shared;
+
+/// Messages of an ephemeral run that its caller has not read yet; then the run waits.
+const EPHEMERAL_MESSAGES: usize = 16;
+
+/// Checks an ephemeral run and executes it for as long as the caller listens.
+pub async fn start_ephemeral(
+    shared: &Arc<Shared>,
+    tenant: &str,
+    request: RunRequest,
+    follow: Follow,
+) -> Result<Updates, Status> {
+    let agent = shared.agents.select(&request.model)?;
+    let parameters = parameters(&request)?;
+    let place = place(shared)?;
+    let asked = Asked {
+        id: ids::new_id(),
+        owner: shared.incarnation,
+        tenant,
+        agent_name: &agent.name,
+        request: &request,
+        idempotency: None,
+        no_place: None,
+    };
+    let Admission::Begins(begun) = admit(&shared.journal, &asked).await? else {
+        return Err(Status::internal("an ephemeral run can only begin"));
+    };
+    let Admitted {
+        run,
+        input,
+        turns,
+        instructions,
+        response,
+        events,
+        stamps,
+        ..
+    } = *begun;
+    let (to, updates) = mpsc::channel(EPHEMERAL_MESSAGES);
+    let mut firsts = vec![Ok(admitted(response))];
+    if follow == Follow::Events {
+        firsts.push(Ok(message(Message::Events(events))));
+    }
+    let owned = CancellationToken::new();
+    let execution = Execution {
+        agent,
+        run,
+        starts: false,
+        input,
+        turns,
+        instructions,
+        parameters,
+        watched: follow == Follow::Events,
+        sink: Sink::Ephemeral(Ephemeral {
+            to,
+            follow,
+            tasks: shared.tasks.clone(),
+        }),
+        cancel: CancellationToken::new(),
+        stamps,
+        now: clock::unix_millis,
+        // The run belongs to this call: when it is dropped, the run is.
+        release: owned.clone(),
+    };
+    let stopping = shared.release.clone();
+    shared.tasks.spawn(async move {
+        let _place = place;
+        let execution = Box::pin(execution.execute());
+        let execution = AssertUnwindSafe(execution).catch_unwind();
+        tokio::select! {
+            outcome = execution => {
+                if outcome.is_err() {
+                    tracing::error!("executing an ephemeral run panicked");
+                }
+            }
+            () = stopping.cancelled() => {}
+        }
+    });
+    let updates = stream::iter(firsts).chain(ReceiverStream::new(updates));
+    Ok(Owned {
+        updates: updates.boxed(),
+        _owner: owned.drop_guard(),
+    }
+    .boxed())
+}
+
+/// Updates of a run that ends when they are dropped.
+struct Owned {
+    updates: Updates,
+    _owner: DropGuard,
+}
+
+impl Stream for Owned {
+    type Item = Result<StartRunResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.updates.poll_next_unpin(cx)
+    }
+}

@@ -1,0 +1,231 @@
+//! Stored runs: admitted once, and executed whoever listens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt};
+use talaria_domain::model::Object;
+use talaria_proto::v1::start_run_response::Message;
+use talaria_proto::v1::{Follow, Idempotency, Replayed, Response, RunRequest, StartRunResponse};
+use talaria_runtime::clock;
+use talaria_runtime::error::Reason;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use uuid::Uuid;
+
+use super::{Updates, admitted, message, parameters, place};
+use crate::active::ActiveRun;
+use crate::admission::{self, Admission, Admitted, Asked, Refusal, admit, may_wait};
+use crate::agents::Agent;
+use crate::execution::{Execution, Sink, Stored};
+use crate::feed::Feed;
+use crate::keys;
+use crate::service::{Shared, events};
+
+/// How long a run waits for the store to know this process.
+const REGISTRATION: Duration = Duration::from_secs(5);
+
+/// A stored run that is asked for.
+pub struct Asking {
+    pub tenant: String,
+    pub request: RunRequest,
+    pub follow: Follow,
+    pub idempotency: Option<Idempotency>,
+}
+
+/// What became of it.
+enum Started {
+    Begun {
+        response: Box<Response>,
+        feed: Arc<Feed>,
+    },
+    /// It stands in its conversation's line.
+    Waits(Box<Response>),
+    Replayed {
+        response_id: String,
+    },
+}
+
+/// Admits a stored run, has it executed, and follows it.
+pub async fn start_stored(shared: &Arc<Shared>, asking: Asking) -> Result<Updates, Status> {
+    let follow = asking.follow;
+    let (reply, started) = oneshot::channel();
+    let task = Arc::clone(shared);
+    // Whoever asked may go at any moment; what was admitted is executed all the same.
+    shared.tasks.spawn(async move {
+        let started = find_or_admit(&task, asking).await;
+        let _ = reply.send(started);
+    });
+    let stopped = |_| Reason::OrchestratorUnavailable.status("The server is stopping.");
+    let (response, feed) = match started.await.map_err(stopped)?? {
+        Started::Begun { response, feed } => (response, feed),
+        Started::Waits(response) => return Ok(only(admitted(*response))),
+        Started::Replayed { response_id } => {
+            return Ok(only(message(Message::Replayed(Replayed { response_id }))));
+        }
+    };
+    let first = only(admitted(*response));
+    Ok(match follow {
+        Follow::Nothing => first,
+        Follow::Events => {
+            let events = events(feed.subscribe(None));
+            first
+                .chain(events.map(|events| Ok(message(Message::Events(events?)))))
+                .boxed()
+        }
+        Follow::End => {
+            let mut end = feed.subscribe(None);
+            let last = stream::once(async move {
+                match end.response().await {
+                    Some(response) => Ok(message(Message::Final((*response).clone()))),
+                    None => Err(Reason::RunNotHere.status("The run went on elsewhere.")),
+                }
+            });
+            first.chain(last).boxed()
+        }
+    })
+}
+
+/// Finds the run that the request started before, or admits it.
+async fn find_or_admit(shared: &Arc<Shared>, asking: Asking) -> Result<Started, Status> {
+    if let Some(idempotency) = &asking.idempotency
+        && let Some(response_id) = keys::find(shared, &asking.tenant, idempotency).await?
+    {
+        return Ok(Started::Replayed { response_id });
+    }
+    let (tenant, idempotency) = (asking.tenant.clone(), asking.idempotency.clone());
+    let refusal = match admit_stored(shared, asking).await {
+        Ok(started) => return Ok(started),
+        Err(Refusal::Unknown(status)) => return Err(status),
+        Err(Refusal::Refused(status)) => status,
+    };
+    keys::find_before_refusing(shared, &tenant, idempotency.as_ref(), refusal)
+        .await
+        .map(|response_id| Started::Replayed { response_id })
+}
+
+/// Admits a stored run and begins to execute it, unless it waits in line.
+async fn admit_stored(shared: &Arc<Shared>, asking: Asking) -> Result<Started, Refusal> {
+    let agent = shared.agents.select(&asking.request.model)?;
+    let parameters = parameters(&asking.request)?;
+    tokio::time::timeout(REGISTRATION, shared.registered.wait())
+        .await
+        .map_err(|_| Reason::StoreUnavailable.status("The store is not available right now."))?;
+    let (place, no_place) = match place(shared) {
+        Ok(place) => (Some(place), None),
+        Err(status) if may_wait(&asking.request) => (None, Some(status)),
+        Err(status) => return Err(status.into()),
+    };
+    let feed = Feed::new(0);
+    let cancel = CancellationToken::new();
+    // Known before it is written, so that it never looks like a run that this process lost.
+    let run = ActiveRun {
+        tenant: asking.tenant.clone(),
+        feed: Arc::clone(&feed),
+        cancel: cancel.clone(),
+        revoked: false,
+    };
+    let id = shared.active.begin(run);
+    let asked = Asked {
+        id,
+        owner: shared.incarnation,
+        tenant: &asking.tenant,
+        agent_name: &agent.name,
+        request: &asking.request,
+        idempotency: asking.idempotency.as_ref(),
+        no_place,
+    };
+    let forget = || {
+        shared.active.remove(id, &feed);
+        feed.leave();
+    };
+    let admitted = match admit(&shared.journal, &asked).await {
+        Ok(Admission::Begins(admitted)) => *admitted,
+        Ok(Admission::Waits(response)) => {
+            forget();
+            drop(place);
+            shared.nudge.notify_one();
+            return Ok(Started::Waits(response));
+        }
+        Ok(Admission::Replayed { response_id }) => {
+            forget();
+            return Ok(Started::Replayed { response_id });
+        }
+        Err(Refusal::Refused(status)) => {
+            forget();
+            return Err(Refusal::Refused(status));
+        }
+        Err(Refusal::Unknown(status)) => {
+            shared.active.revoke(id);
+            let task = Arc::clone(shared);
+            shared.tasks.spawn(async move {
+                admission::revoke(&task.journal, asking.tenant, id).await;
+                task.active.remove(id, &feed);
+            });
+            return Err(Refusal::Unknown(status));
+        }
+    };
+    let ready = Ready {
+        id,
+        agent,
+        parameters,
+        place,
+        feed,
+        cancel,
+    };
+    Ok(begin(shared, asking, ready, admitted))
+}
+
+/// What is there for a run before it is admitted.
+struct Ready {
+    id: Uuid,
+    agent: Arc<Agent>,
+    parameters: Object,
+    place: Option<OwnedSemaphorePermit>,
+    feed: Arc<Feed>,
+    cancel: CancellationToken,
+}
+
+fn begin(shared: &Arc<Shared>, asking: Asking, ready: Ready, admitted: Admitted) -> Started {
+    let feed = ready.feed;
+    feed.publish(admitted.events, admitted.event_count);
+    let stored = Stored {
+        response_id: admitted.response.id.clone(),
+        epoch: admitted.epoch,
+        journal: shared.journal.clone(),
+        feed: Arc::clone(&feed),
+        tasks: shared.tasks.clone(),
+    };
+    let execution = Execution {
+        agent: ready.agent,
+        run: admitted.run,
+        starts: asking.request.background,
+        input: admitted.input,
+        turns: admitted.turns,
+        instructions: admitted.instructions,
+        parameters: ready.parameters,
+        watched: asking.follow == Follow::Events,
+        sink: Sink::Stored(stored),
+        cancel: ready.cancel,
+        stamps: admitted.stamps,
+        now: clock::unix_millis,
+        release: shared.release.clone(),
+    };
+    shared.execute(
+        ready.id,
+        asking.tenant,
+        Arc::clone(&feed),
+        execution,
+        ready.place,
+        Execution::execute,
+    );
+    Started::Begun {
+        response: Box::new(admitted.response),
+        feed,
+    }
+}
+
+fn only(message: StartRunResponse) -> Updates {
+    stream::once(async { Ok(message) }).boxed()
+}

@@ -1,0 +1,235 @@
+//! A database that an earlier version left behind goes on under this one.
+
+use anyhow::Context;
+use talaria_domain::ids::ResponseId;
+use talaria_domain::run::End;
+use talaria_domain::snapshot::Snapshot;
+use talaria_proto::v1::{
+    ClaimRunsRequest, ClaimedRun, DeleteResponseRequest, GetResponseRequest,
+    ListConversationItemsRequest, ListInputItemsRequest, ListResponsesRequest, LoadContextRequest,
+    Response, Status,
+};
+use talaria_runtime::ids;
+use talaria_testkit::postgres::TestDatabase;
+use uuid::Uuid;
+
+use crate::fixture::{Fixture, Setup, Writer, log};
+
+/// Every migration that was released, and rows as that version wrote them: the same scenes for each.
+const RELEASED: [(i32, &str); 1] = [(1, include_str!("../fixtures/V0001.sql"))];
+
+const OF_RELEASE: &str = "default";
+
+/// A store on a database that the version with migration `version` wrote, brought to this version.
+async fn migrated(version: i32, rows: &str) -> anyhow::Result<Fixture> {
+    let database = TestDatabase::empty().await?;
+    talaria_store::migrate_to(&database.url, version).await?;
+    database
+        .connect()
+        .await?
+        .batch_execute(rows)
+        .await
+        .context("writing the rows of the earlier version")?;
+    talaria_store::migrate(&database.url).await?;
+    assert_eq!(talaria_store::migrate(&database.url).await?, 0);
+    Fixture::on(database, |_| {})
+}
+
+/// The ids of all responses, the oldest first.
+async fn responses(fixture: &Fixture) -> anyhow::Result<Vec<Uuid>> {
+    let session = fixture.session().await?;
+    let rows = session
+        .query("SELECT id FROM response ORDER BY id", &[])
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+async fn get(fixture: &Fixture, id: Uuid) -> anyhow::Result<Response> {
+    let request = GetResponseRequest {
+        tenant: OF_RELEASE.into(),
+        response_id: ResponseId(id).to_string(),
+    };
+    let mut client = fixture.client.clone();
+    let found = client.get_response(request).await?.into_inner();
+    found.response.context("no response")
+}
+
+fn texts(response: &Response) -> Vec<String> {
+    let items = response.output.iter();
+    items
+        .map(|item| String::from_utf8_lossy(item).into_owned())
+        .collect()
+}
+
+/// REQ-44
+#[tokio::test]
+async fn what_an_earlier_version_wrote_is_read_and_replayed() -> anyhow::Result<()> {
+    for (version, rows) in RELEASED {
+        let fixture = migrated(version, rows).await?;
+        let ids = responses(&fixture).await?;
+        let mut statuses = Vec::new();
+        for id in &ids {
+            let response = get(&fixture, *id).await?;
+            statuses.push(response.status());
+            let name = ResponseId(*id).to_string();
+            let mut client = fixture.client.clone();
+            let events = log(&mut client, OF_RELEASE, &name, None).await?;
+            assert_eq!(Snapshot::of(&events)?.response(), response);
+        }
+        let completed = Status::Completed;
+        assert_eq!(
+            statuses,
+            [
+                completed,
+                completed,
+                completed,
+                completed,
+                completed,
+                Status::Failed,
+                Status::InProgress
+            ]
+        );
+        for (id, said) in ids.iter().zip(["one", "two", "cat", "dog", "Bern"]) {
+            let shown = texts(&get(&fixture, *id).await?).concat();
+            assert!(shown.contains(said), "{shown}");
+        }
+    }
+    Ok(())
+}
+
+/// REQ-44, REQ-48
+#[tokio::test]
+async fn what_an_earlier_version_wrote_is_continued() -> anyhow::Result<()> {
+    for (version, rows) in RELEASED {
+        let fixture = migrated(version, rows).await?;
+        let ids = responses(&fixture).await?;
+        let mut client = fixture.client.clone();
+
+        let chained = LoadContextRequest {
+            tenant: OF_RELEASE.into(),
+            previous_response_id: Some(ResponseId(ids[1]).to_string()),
+            ..Default::default()
+        };
+        let context = client.load_context(chained).await?.into_inner();
+        assert_eq!(context.turns.len(), 2);
+        assert_eq!(context.session_id, Some(ids[1].to_string()));
+
+        let pets = || LoadContextRequest {
+            tenant: OF_RELEASE.into(),
+            conversation: Some("pets".into()),
+            ..Default::default()
+        };
+        let context = client.load_context(pets()).await?.into_inner();
+        assert_eq!(
+            context.parent_response_id,
+            Some(ResponseId(ids[3]).to_string())
+        );
+        assert_eq!(context.turns.len(), 2);
+        let items = ListConversationItemsRequest {
+            tenant: OF_RELEASE.into(),
+            conversation: "pets".into(),
+        };
+        let items = client.list_conversation_items(items).await?.into_inner();
+        assert_eq!(items.items.len(), 4);
+        let inputs = ListInputItemsRequest {
+            tenant: OF_RELEASE.into(),
+            response_id: ResponseId(ids[3]).to_string(),
+        };
+        let inputs = client.list_input_items(inputs).await?.into_inner();
+        assert_eq!(inputs.items, items.items[..3]);
+
+        let listed = ListResponsesRequest {
+            tenant: OF_RELEASE.into(),
+            limit: 100,
+            ..Default::default()
+        };
+        let listed = client.list_responses(listed).await?.into_inner();
+        let sessions: Vec<String> = listed
+            .responses
+            .into_iter()
+            .map(|found| found.session_id)
+            .collect();
+        let own: Vec<String> = ids.iter().rev().map(Uuid::to_string).collect();
+        assert_eq!(sessions, own);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_run_of_an_earlier_version_is_taken_over_and_ends() -> anyhow::Result<()> {
+    for (version, rows) in RELEASED {
+        let fixture = migrated(version, rows).await?;
+        let owner = ids::new_id();
+        let claim = ClaimRunsRequest {
+            owner: owner.to_string(),
+            limit: 10,
+            ..Default::default()
+        };
+        let mut client = fixture.client.clone();
+        let claimed = client.claim_runs(claim).await?.into_inner();
+        assert_eq!(claimed.cancelled, [""; 0]);
+        let [claimed]: [ClaimedRun; 1] = claimed
+            .runs
+            .try_into()
+            .map_err(|_| anyhow::anyhow!("not one run"))?;
+        assert_eq!((claimed.epoch, claimed.attempt), (2, 2));
+        assert!(!claimed.begins && !claimed.cancelled);
+
+        let mut run = Writer::resume(&fixture, &claimed)?;
+        run.run.start();
+        run.finish("the whole answer", &End::Completed).await?;
+
+        let ended = get(&fixture, run.id).await?;
+        assert_eq!(ended.status(), Status::Completed);
+        let shown = texts(&ended);
+        assert!(shown[0].contains("Half a "), "{shown:?}");
+        let work = LoadContextRequest {
+            tenant: OF_RELEASE.into(),
+            conversation: Some("work".into()),
+            ..Default::default()
+        };
+        let context = client.load_context(work).await?.into_inner();
+        assert_eq!(context.parent_response_id, Some(run.name()));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_an_earlier_version_wrote_is_deleted_without_a_trace() -> anyhow::Result<()> {
+    for (version, rows) in RELEASED {
+        let fixture = migrated(version, rows).await?;
+        let mut client = fixture.client.clone();
+        for id in responses(&fixture).await? {
+            let delete = DeleteResponseRequest {
+                tenant: OF_RELEASE.into(),
+                response_id: ResponseId(id).to_string(),
+            };
+            client.delete_response(delete).await?;
+        }
+        for table in [
+            "response",
+            "run_request",
+            "response_final",
+            "turn",
+            "event_chunk",
+        ] {
+            assert_eq!(fixture.count(table).await?, 0, "{table}");
+        }
+        fixture.completed(Setup::default()).await?;
+    }
+    Ok(())
+}
+
+/// REQ-54
+#[tokio::test]
+async fn what_an_earlier_version_wrote_counts_for_the_cap() -> anyhow::Result<()> {
+    for (version, rows) in RELEASED {
+        let fixture = migrated(version, rows).await?;
+        let ids = responses(&fixture).await?;
+
+        assert_eq!(fixture.store.evict_responses(2).await?, 4);
+
+        assert_eq!(responses(&fixture).await?, ids[4..]);
+    }
+    Ok(())
+}
