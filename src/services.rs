@@ -1,13 +1,14 @@
 //! The services of this process: made from the settings, wired to each other, stopped in order.
 
+mod agents;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use secrecy::{ExposeSecret, SecretString};
+use anyhow::Context;
+use secrecy::ExposeSecret;
 use talaria_gateway::{Cors, Gateway};
-use talaria_orchestrator::upstreams::{Kind, UpstreamConfig};
-use talaria_orchestrator::{AgentConfig, Orchestrator};
+use talaria_orchestrator::Orchestrator;
 use talaria_runtime::link;
 use talaria_runtime::server::GrpcServer;
 use talaria_store::Store;
@@ -15,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 
-use crate::settings::{Agent, ChatDisconnect, CorsOrigins, Endpoint, Keeping, Server, Settings};
+use crate::settings::{ChatDisconnect, CorsOrigins, Keeping, OnBrokenStream, Server, Settings};
 
 /// How long gRPC calls may take to end when their server stops.
 const GRPC_GRACE: Duration = Duration::from_secs(5);
@@ -206,47 +207,18 @@ fn orchestrator_config(
     let agents = settings
         .agents
         .iter()
-        .map(|agent| agent_config(settings, agent));
+        .map(|agent| agents::agent_config(settings, agent));
     Ok(talaria_orchestrator::Config {
         agents: agents.collect::<anyhow::Result<_>>()?,
         strict_models: settings.strict_models,
         max_concurrent: settings.runs.max_concurrent as usize,
+        on_broken_stream: match settings.runs.on_broken_stream {
+            OnBrokenStream::Continue => talaria_orchestrator::OnBrokenStream::Continue,
+            OnBrokenStream::Fail => talaria_orchestrator::OnBrokenStream::Fail,
+        },
         max_attempts: settings.runs.max_attempts,
         lease: settings.runs.lease,
         address,
         alone,
-    })
-}
-
-fn agent_config(settings: &Settings, agent: &Agent) -> anyhow::Result<AgentConfig> {
-    let [name] = agent.upstreams.as_slice() else {
-        bail!(
-            "agent {}: a list of upstreams to fall back on is not supported yet",
-            agent.name
-        );
-    };
-    let upstream = settings.upstreams.get(name);
-    let upstream = upstream.with_context(|| format!("upstream {name} is not defined"))?;
-    let (kind, base_url, api_key) = match &upstream.endpoint {
-        Endpoint::Responses { base_url, api_key } => (Kind::Responses, base_url.clone(), api_key),
-        Endpoint::ChatCompletions { base_url, api_key } => {
-            (Kind::ChatCompletions, base_url.clone(), api_key)
-        }
-        Endpoint::Demo => (Kind::Demo, String::new(), &None::<SecretString>),
-    };
-    Ok(AgentConfig {
-        name: agent.name.clone(),
-        instructions: agent.instructions.clone(),
-        upstream: UpstreamConfig {
-            name: name.clone(),
-            kind,
-            base_url,
-            api_key: api_key.clone(),
-            connect_timeout: upstream.connect_timeout,
-            first_byte_timeout: upstream.first_byte_timeout,
-            idle_timeout: upstream.idle_timeout,
-            total_timeout: upstream.total_timeout,
-        },
-        model: agent.model.clone(),
     })
 }

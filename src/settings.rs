@@ -8,6 +8,7 @@ mod server;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod unsupported;
 
 use std::collections::BTreeMap;
@@ -23,8 +24,10 @@ use crate::cli::{Command, CommonFlags, ImportSource, OrchestratorFlags};
 
 pub use self::agents::{Agent, Endpoint, Upstream};
 pub use self::error::{Error, Origin};
+pub use self::file::{Effect, OnBrokenStream, ToolItems};
 pub use self::keeping::Keeping;
 pub use self::server::{ChatDisconnect, CorsOrigins, Server};
+pub use self::tools::{DEMO_TOOLS, McpServer, Transport};
 
 use self::agents::{Keys, agents};
 use self::error::Found;
@@ -32,6 +35,7 @@ use self::file::File;
 use self::keeping::keeping;
 use self::server::{loopback, secret, server, service_address};
 use self::sources::{Sources, flag, required};
+use self::tools::mcp_servers;
 
 const ORCHESTRATOR_PORT: u16 = 8643;
 const STORE_PORT: u16 = 8644;
@@ -48,6 +52,7 @@ pub struct Settings {
     /// At least one; the first is the default.
     pub agents: Vec<Agent>,
     pub upstreams: BTreeMap<String, Upstream>,
+    pub mcp_servers: BTreeMap<String, McpServer>,
     /// The shared secret of calls between services.
     pub token: Option<SecretString>,
     pub log: Log,
@@ -102,8 +107,8 @@ pub struct Runs {
     pub lease: Duration,
     /// How long a run may go on after the process was asked to stop.
     pub drain: Duration,
-    pub max_steps: u32,
     pub max_attempts: u32,
+    pub on_broken_stream: OnBrokenStream,
 }
 
 /// What is logged, and in which form.
@@ -158,6 +163,7 @@ impl Settings {
             strict_models: server::strict_models(sources),
             agents,
             upstreams,
+            mcp_servers: mcp_servers(sources)?,
             token: sources
                 .environment(&["TALARIA_TOKEN"])
                 .map(secret)
@@ -347,7 +353,6 @@ fn checked_database_url(found: Found<SecretString>) -> Result<SecretString, Erro
 
 fn runs(sources: &Sources<'_>) -> Runs {
     let section = sources.file.map(|file| &file.content.runs);
-    let number = |value: Option<NonZeroU32>, default| value.map_or(default, Into::into);
     Runs {
         max_concurrent: number(section.and_then(|runs| runs.max_concurrent), 256),
         lease: seconds(
@@ -355,9 +360,19 @@ fn runs(sources: &Sources<'_>) -> Runs {
             Duration::from_secs(10),
         ),
         drain: Duration::from_secs(section.and_then(|runs| runs.drain_seconds).unwrap_or(30)),
-        max_steps: number(section.and_then(|runs| runs.max_steps), 64),
         max_attempts: number(section.and_then(|runs| runs.max_attempts), 3),
+        on_broken_stream: section.map_or_else(Default::default, |runs| runs.on_broken_stream),
     }
+}
+
+/// Model calls of one response, for agents that say nothing.
+fn max_steps(sources: &Sources<'_>) -> u32 {
+    let section = sources.file.map(|file| &file.content.runs);
+    number(section.and_then(|runs| runs.max_steps), 64)
+}
+
+fn number(value: Option<NonZeroU32>, default: u32) -> u32 {
+    value.map_or(default, Into::into)
 }
 
 fn seconds(value: Option<NonZeroU64>, default: Duration) -> Duration {

@@ -28,6 +28,8 @@ async fn the_python_sdk_finds_nothing_to_complain_about() -> anyhow::Result<()> 
     let environment = vec![("TALARIA_API_KEY".to_owned(), KEY.to_owned())];
     let options = Options {
         environment,
+        // A failure reaches the SDK as it is, and not as a second answer.
+        runs: "on_broken_stream = \"fail\"".to_owned(),
         ..Options::default()
     };
     let stack = Stack::serve_with(TALARIA, options).await?;

@@ -26,9 +26,9 @@ fn capabilities(model: Option<&str>, config: &Config) -> Value {
         "auth": {"type": "bearer", "required": config.api_key.is_some()},
         "runtime": {
             "mode": "server_agent",
-            "tool_execution": "client",
+            "tool_execution": "server",
             "split_runtime": false,
-            "description": "The server runs the agent and keeps what it does; the client runs the function tools that it sends.",
+            "description": "The server runs the agent with its tools and keeps what it does; the client runs the function tools that it sends.",
         },
         "features": features(config),
         "endpoints": endpoints(),

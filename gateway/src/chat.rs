@@ -35,7 +35,7 @@ use crate::events::Events;
 use crate::follow::Follow;
 use crate::front::read_body;
 use crate::session::{self, Session};
-use crate::{ChatDisconnect, Gateway, Tenant, idempotency};
+use crate::{ChatDisconnect, Gateway, Tenant, idempotency, tool_items};
 
 /// `on` or `off`, for one request.
 const TOOL_PROGRESS: HeaderName = HeaderName::from_static("x-talaria-tool-progress");
@@ -67,6 +67,8 @@ async fn create_chat_completion(
         idempotency.as_ref(),
     )?;
     request.run.store = keeping != Keeping::Ephemeral;
+    let tool_items = tool_items::from_headers(&headers)?;
+    request.run.set_tool_items(tool_items);
     let shown = Shown::of(&gateway, &request, &headers);
     let start = StartRunRequest {
         tenant: tenant.0.clone(),

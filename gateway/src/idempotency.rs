@@ -3,10 +3,11 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use talaria_proto::v1::Idempotency;
+use talaria_proto::v1::{Idempotency, ToolItems};
 
 use crate::error::ApiError;
 use crate::session::Session;
+use crate::tool_items;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -15,7 +16,7 @@ const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-re
 const MAX_KEY: usize = 255;
 
 /// Reads the key of a request, and hashes what must be the same for it to be the same request: the route, the body
-/// whatever its spelling, and the session.
+/// whatever its spelling, the session, and the shape of tool calls if one is asked for.
 pub fn read(
     headers: &HeaderMap,
     route: &str,
@@ -37,7 +38,7 @@ pub fn read(
     };
     Ok(Some(Idempotency {
         key: key.to_owned(),
-        request_hash: hash(route, body, session).into(),
+        request_hash: hash(route, body, session, tool_items::from_headers(headers)?).into(),
     }))
 }
 
@@ -53,7 +54,7 @@ pub fn put_replayed(headers: &mut HeaderMap) {
     headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
 }
 
-fn hash(route: &str, body: &[u8], session: &Session) -> Vec<u8> {
+fn hash(route: &str, body: &[u8], session: &Session, tool_items: ToolItems) -> Vec<u8> {
     let mut hasher = Sha256::new();
     let mut part = |bytes: &[u8]| {
         hasher.update((bytes.len() as u64).to_be_bytes());
@@ -70,6 +71,9 @@ fn hash(route: &str, body: &[u8], session: &Session) -> Vec<u8> {
     }
     for text in [&session.id, &session.key] {
         part(text.as_deref().unwrap_or_default().as_bytes());
+    }
+    if tool_items != ToolItems::Unspecified {
+        part(tool_items.as_str_name().as_bytes());
     }
     hasher.finalize().to_vec()
 }
@@ -131,6 +135,9 @@ mod tests {
             id: Some(id.to_owned()),
             key: None,
         };
+        let hash = |route, body: &[u8], session: &Session| {
+            super::hash(route, body, session, ToolItems::Unspecified)
+        };
         let base = hash("/r", br#"{"input":"x","tools":[{"a":1,"b":null}]}"#, &none);
 
         for same in [
@@ -156,5 +163,6 @@ mod tests {
             hash("/r", body, &session("s")),
             hash("/r", body, &session("t"))
         );
+        assert_ne!(super::hash("/r", body, &none, ToolItems::McpCall), base);
     }
 }

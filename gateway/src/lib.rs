@@ -20,6 +20,7 @@ pub mod responses;
 mod runs;
 mod server;
 mod session;
+mod tool_items;
 mod unread;
 
 use std::net::SocketAddr;

@@ -33,7 +33,7 @@ use crate::follow::{Follow, in_time};
 use crate::front::read_body;
 use crate::paging::envelope;
 use crate::session::{self, Session};
-use crate::{Gateway, Tenant, idempotency};
+use crate::{Gateway, Tenant, idempotency, tool_items};
 
 /// How long a run that is stopped is pressed to; it stops by itself a little later.
 const PRESS: Duration = Duration::from_millis(200);
@@ -58,9 +58,11 @@ async fn create_run(
     let body = read_body(&headers, body, gateway.config.max_body_bytes).await?;
     let session = Session::from_headers(&headers)?;
     let idempotency = idempotency::read(&headers, "/v1/runs", &body, &session)?;
+    let mut run = create_run_request(&body, session)?;
+    run.set_tool_items(tool_items::from_headers(&headers)?);
     let start = StartRunRequest {
         tenant: tenant.0.clone(),
-        run: Some(create_run_request(&body, session)?),
+        run: Some(run),
         follow: FollowMode::Nothing.into(),
         idempotency,
     };

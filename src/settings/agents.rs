@@ -6,9 +6,10 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::error::{Error, Found, Origin};
-use super::file::{self, File, UpstreamKind};
+use super::file::{self, File, ToolItems, UpstreamKind};
 use super::sources::Sources;
-use super::{http_url, seconds};
+use super::tools::{DEMO_TOOLS, tools_of_agent};
+use super::{http_url, max_steps, number, seconds};
 
 const DEFAULT_AGENT: &str = "hermes-agent";
 const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
@@ -20,6 +21,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_mins(1);
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 const TOTAL_TIMEOUT: Duration = Duration::from_mins(30);
+const MAX_RETRIES: u32 = 2;
+const MAX_PARALLEL_TOOLS: u32 = 8;
 
 /// What a client's `model` selects.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,6 +33,17 @@ pub struct Agent {
     pub upstreams: Vec<String>,
     /// The upstream's name for the model.
     pub model: String,
+    /// Whether a response without instructions takes those of what it continues from.
+    pub inherit_instructions: bool,
+    /// Names of servers whose tools it has, each once; each defined or [`DEMO_TOOLS`].
+    pub mcp_servers: Vec<String>,
+    pub tool_items: ToolItems,
+    /// Model calls of one response.
+    pub max_steps: u32,
+    /// Calls of the server's tools in one response.
+    pub max_tool_calls: Option<u32>,
+    /// Calls of tools at one time.
+    pub max_parallel_tools: u32,
 }
 
 /// An LLM API that the orchestrator calls.
@@ -40,6 +54,8 @@ pub struct Upstream {
     pub first_byte_timeout: Duration,
     pub idle_timeout: Duration,
     pub total_timeout: Duration,
+    /// How often a call is tried again.
+    pub max_retries: u32,
 }
 
 /// How an upstream is spoken to. Base URLs have no slash at their end.
@@ -125,11 +141,18 @@ fn of_environment(
         )
     };
 
+    let is_demo = matches!(endpoint, Endpoint::Demo);
     let agent = Agent {
         name,
         instructions: None,
         upstreams: vec![upstream.to_owned()],
         model,
+        inherit_instructions: true,
+        mcp_servers: is_demo.then(|| DEMO_TOOLS.to_owned()).into_iter().collect(),
+        tool_items: ToolItems::default(),
+        max_steps: max_steps(sources),
+        max_tool_calls: None,
+        max_parallel_tools: MAX_PARALLEL_TOOLS,
     };
     let upstream = (upstream.to_owned(), Upstream::new(endpoint));
     Ok((vec![agent], BTreeMap::from([upstream])))
@@ -145,10 +168,14 @@ fn agents_of_file(file: &File, sources: &Sources<'_>) -> Result<Vec<Agent>, Erro
         .content
         .agents
         .iter()
-        .map(|agent| agent_of_file(agent, file))
+        .map(|agent| agent_of_file(agent, file, sources))
         .collect::<Result<Vec<_>, _>>()?;
-    if let (Some(name), Some(first)) = (default_agent_name(sources), agents.first_mut()) {
-        first.name = name;
+    if let (Some(given), Some(first)) = (file.content.agents.first(), agents.first_mut()) {
+        // Hermes' clients expect it of the agent that they know.
+        first.inherit_instructions = given.inherit_instructions.unwrap_or(true);
+        if let Some(name) = default_agent_name(sources) {
+            first.name = name;
+        }
     }
 
     let mut names = BTreeSet::new();
@@ -160,7 +187,7 @@ fn agents_of_file(file: &File, sources: &Sources<'_>) -> Result<Vec<Agent>, Erro
     }
 }
 
-fn agent_of_file(agent: &file::Agent, file: &File) -> Result<Agent, Error> {
+fn agent_of_file(agent: &file::Agent, file: &File, sources: &Sources<'_>) -> Result<Agent, Error> {
     let name = &agent.name;
     let at = |key: &str| file.at(format!("agents.{key} of {name:?}"));
     if name.trim().is_empty() {
@@ -184,17 +211,28 @@ fn agent_of_file(agent: &file::Agent, file: &File) -> Result<Agent, Error> {
     }
 
     let is_demo = |upstream: &String| known[upstream].kind == UpstreamKind::Demo;
+    let is_all_demo = upstreams.iter().all(is_demo);
     let model = match &agent.model {
         Some(model) if !model.is_empty() => model.clone(),
-        None if upstreams.iter().all(is_demo) => DEMO.to_owned(),
+        None if is_all_demo => DEMO.to_owned(),
         _ => return Err(at("model").error("must be the upstream's name for the model")),
     };
-    let instructions = agent.instructions.clone();
+    let mcp_servers = match &agent.mcp_servers {
+        Some(given) => tools_of_agent(given, file, &at("mcp_servers"))?,
+        None if is_all_demo => vec![DEMO_TOOLS.to_owned()],
+        None => Vec::new(),
+    };
     Ok(Agent {
         name: name.clone(),
-        instructions,
+        instructions: agent.instructions.clone(),
         upstreams,
         model,
+        inherit_instructions: agent.inherit_instructions.unwrap_or(false),
+        mcp_servers,
+        tool_items: agent.tool_items,
+        max_steps: number(agent.max_steps, max_steps(sources)),
+        max_tool_calls: agent.max_tool_calls.map(Into::into),
+        max_parallel_tools: number(agent.max_parallel_tools, MAX_PARALLEL_TOOLS),
     })
 }
 
@@ -211,6 +249,7 @@ fn upstreams_of_file(
             first_byte_timeout: seconds(upstream.first_byte_timeout_seconds, FIRST_BYTE_TIMEOUT),
             idle_timeout: seconds(upstream.idle_timeout_seconds, IDLE_TIMEOUT),
             total_timeout: seconds(upstream.total_timeout_seconds, TOTAL_TIMEOUT),
+            max_retries: upstream.max_retries.unwrap_or(MAX_RETRIES),
         };
         Ok((name.clone(), upstream))
     };
@@ -276,6 +315,7 @@ impl Upstream {
             first_byte_timeout: FIRST_BYTE_TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
             total_timeout: TOTAL_TIMEOUT,
+            max_retries: MAX_RETRIES,
         }
     }
 }

@@ -66,6 +66,18 @@ pub struct Runs {
     pub drain_seconds: Option<u64>,
     pub max_steps: Option<NonZeroU32>,
     pub max_attempts: Option<NonZeroU32>,
+    pub on_broken_stream: OnBrokenStream,
+}
+
+/// What becomes of a model step that breaks after something of it was shown.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBrokenStream {
+    /// What was shown is closed as incomplete, and the step is asked again.
+    #[default]
+    Continue,
+    /// The response fails; what was shown is kept.
+    Fail,
 }
 
 #[derive(Deserialize)]
@@ -75,15 +87,19 @@ pub struct Agent {
     pub instructions: Option<String>,
     pub upstream: Option<OneOrMany>,
     pub model: Option<String>,
-    #[serde(default)]
-    pub mcp_servers: Vec<String>,
+    pub inherit_instructions: Option<bool>,
+    pub mcp_servers: Option<Vec<String>>,
     #[serde(default)]
     pub tool_items: ToolItems,
+    pub max_steps: Option<NonZeroU32>,
+    pub max_tool_calls: Option<NonZeroU32>,
+    pub max_parallel_tools: Option<NonZeroU32>,
     #[serde(default)]
     pub require_approval: Vec<String>,
 }
 
-#[derive(Default, Deserialize, PartialEq, Eq)]
+/// How calls of tools that the server runs show among a response's items.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum ToolItems {
     #[default]
@@ -116,17 +132,28 @@ pub enum UpstreamKind {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(
-    dead_code,
-    reason = "its shape is checked, then it is refused as not supported yet"
-)]
 pub struct McpServer {
-    command: Option<String>,
+    pub command: Option<String>,
     #[serde(default)]
-    args: Vec<String>,
+    pub args: Vec<String>,
     #[serde(default)]
-    env: BTreeMap<String, String>,
-    url: Option<String>,
+    pub env: BTreeMap<String, String>,
+    pub url: Option<String>,
+    pub call_timeout_seconds: Option<NonZeroU64>,
+    #[serde(default)]
+    pub effects: BTreeMap<String, Effect>,
+}
+
+/// What it means to call a tool once more.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// It changes nothing.
+    Pure,
+    /// It changes nothing that the first call has not changed.
+    Idempotent,
+    /// It must not be.
+    Once,
 }
 
 #[derive(Clone, Deserialize)]

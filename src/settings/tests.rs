@@ -32,13 +32,19 @@ lease_seconds = 20
 drain_seconds = 0
 max_steps = 10
 max_attempts = 1
+on_broken_stream = "fail"
 
 [[agents]]
 name = "main"
 instructions = "Be kind."
-upstream = ["first"]
+inherit_instructions = false
+upstream = ["first", "second"]
 model = "gpt-5.2"
-tool_items = "function_call"
+mcp_servers = ["files", "demo"]
+tool_items = "mcp_call"
+max_steps = 3
+max_tool_calls = 5
+max_parallel_tools = 2
 require_approval = []
 
 [[agents]]
@@ -61,6 +67,16 @@ base_url = "https://llm.example/v1"
 
 [upstreams.toy]
 kind = "demo"
+
+[mcp_servers.files]
+command = "python3"
+args = ["server.py"]
+env = { ROOT = "/srv" }
+call_timeout_seconds = 5
+effects = { read = "pure", save = "idempotent", send = "once" }
+
+[mcp_servers.web]
+url = "http://127.0.0.1:9100/mcp/"
 "#;
 
 type Env<'a> = &'a [(&'a str, &'a str)];
@@ -131,8 +147,8 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
             max_concurrent: 256,
             lease: 10s,
             drain: 30s,
-            max_steps: 64,
             max_attempts: 3,
+            on_broken_stream: Continue,
         },
         strict_models: false,
         agents: [
@@ -143,6 +159,14 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
                     "demo",
                 ],
                 model: "demo",
+                inherit_instructions: true,
+                mcp_servers: [
+                    "demo",
+                ],
+                tool_items: FunctionCall,
+                max_steps: 64,
+                max_tool_calls: None,
+                max_parallel_tools: 8,
             },
         ],
         upstreams: {
@@ -152,8 +176,10 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
                 first_byte_timeout: 60s,
                 idle_timeout: 60s,
                 total_timeout: 1800s,
+                max_retries: 2,
             },
         },
+        mcp_servers: {},
         token: None,
         log: Log {
             format: Text,
@@ -163,101 +189,168 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
     "#);
 }
 
-#[test]
-fn a_full_file_is_understood() {
-    let settings = load("serve", &[("MAIN_KEY", "very-secret")], Some(FULL_FILE)).unwrap();
+/// The settings that the full file gives.
+fn full() -> Settings {
+    load("serve", &[("MAIN_KEY", "very-secret")], Some(FULL_FILE)).unwrap()
+}
 
-    insta::assert_debug_snapshot!(settings, @r#"
-    Settings {
-        role: Serve {
-            server: Server {
-                listen: 127.0.0.1:9999,
-                api_key: None,
-                cors_origins: List(
-                    [
-                        "https://a.example",
-                        "http://localhost:3000",
-                    ],
-                ),
-                max_body_bytes: 1000,
-                keepalive: 5s,
-                chat_disconnect: Some(
-                    Detach,
-                ),
-                tool_progress_events: false,
-            },
-            database: Url(
-                SecretBox<str>([REDACTED]),
+#[test]
+fn a_full_file_says_how_the_process_runs() {
+    let settings = full();
+
+    assert!(settings.strict_models);
+    insta::assert_debug_snapshot!(settings.role, @r#"
+    Serve {
+        server: Server {
+            listen: 127.0.0.1:9999,
+            api_key: None,
+            cors_origins: List(
+                [
+                    "https://a.example",
+                    "http://localhost:3000",
+                ],
             ),
+            max_body_bytes: 1000,
+            keepalive: 5s,
+            chat_disconnect: Some(
+                Detach,
+            ),
+            tool_progress_events: false,
         },
-        keeping: Keeping {
-            max_responses: 100,
-            retention_days: 0,
-            event_retention_hours: 0,
+        database: Url(
+            SecretBox<str>([REDACTED]),
+        ),
+    }
+    "#);
+    insta::assert_debug_snapshot!(settings.keeping, @"
+    Keeping {
+        max_responses: 100,
+        retention_days: 0,
+        event_retention_hours: 0,
+    }
+    ");
+    insta::assert_debug_snapshot!(settings.runs, @"
+    Runs {
+        max_concurrent: 8,
+        lease: 20s,
+        drain: 0ns,
+        max_attempts: 1,
+        on_broken_stream: Fail,
+    }
+    ");
+}
+
+#[test]
+fn a_full_file_says_which_agents_there_are_and_whom_they_call() {
+    let settings = full();
+
+    insta::assert_debug_snapshot!(settings.agents, @r#"
+    [
+        Agent {
+            name: "main",
+            instructions: Some(
+                "Be kind.",
+            ),
+            upstreams: [
+                "first",
+                "second",
+            ],
+            model: "gpt-5.2",
+            inherit_instructions: false,
+            mcp_servers: [
+                "files",
+                "demo",
+            ],
+            tool_items: McpCall,
+            max_steps: 3,
+            max_tool_calls: Some(
+                5,
+            ),
+            max_parallel_tools: 2,
         },
-        runs: Runs {
-            max_concurrent: 8,
-            lease: 20s,
-            drain: 0ns,
+        Agent {
+            name: "toy",
+            instructions: None,
+            upstreams: [
+                "toy",
+            ],
+            model: "demo",
+            inherit_instructions: false,
+            mcp_servers: [
+                "demo",
+            ],
+            tool_items: FunctionCall,
             max_steps: 10,
-            max_attempts: 1,
+            max_tool_calls: None,
+            max_parallel_tools: 8,
         },
-        strict_models: true,
-        agents: [
-            Agent {
-                name: "main",
-                instructions: Some(
-                    "Be kind.",
+    ]
+    "#);
+    insta::assert_debug_snapshot!(settings.upstreams, @r#"
+    {
+        "first": Upstream {
+            endpoint: Responses {
+                base_url: "http://127.0.0.1:9000/v1",
+                api_key: Some(
+                    SecretBox<str>([REDACTED]),
                 ),
-                upstreams: [
-                    "first",
+            },
+            connect_timeout: 1s,
+            first_byte_timeout: 2s,
+            idle_timeout: 3s,
+            total_timeout: 4s,
+            max_retries: 0,
+        },
+        "second": Upstream {
+            endpoint: ChatCompletions {
+                base_url: "https://llm.example/v1",
+                api_key: None,
+            },
+            connect_timeout: 10s,
+            first_byte_timeout: 60s,
+            idle_timeout: 60s,
+            total_timeout: 1800s,
+            max_retries: 2,
+        },
+        "toy": Upstream {
+            endpoint: Demo,
+            connect_timeout: 10s,
+            first_byte_timeout: 60s,
+            idle_timeout: 60s,
+            total_timeout: 1800s,
+            max_retries: 2,
+        },
+    }
+    "#);
+}
+
+#[test]
+fn a_full_file_says_whose_tools_there_are() {
+    insta::assert_debug_snapshot!(full().mcp_servers, @r#"
+    {
+        "files": McpServer {
+            transport: Stdio {
+                command: "python3",
+                args: [
+                    "server.py",
                 ],
-                model: "gpt-5.2",
-            },
-            Agent {
-                name: "toy",
-                instructions: None,
-                upstreams: [
-                    "toy",
-                ],
-                model: "demo",
-            },
-        ],
-        upstreams: {
-            "first": Upstream {
-                endpoint: Responses {
-                    base_url: "http://127.0.0.1:9000/v1",
-                    api_key: Some(
-                        SecretBox<str>([REDACTED]),
-                    ),
+                env: {
+                    "ROOT": "/srv",
                 },
-                connect_timeout: 1s,
-                first_byte_timeout: 2s,
-                idle_timeout: 3s,
-                total_timeout: 4s,
             },
-            "second": Upstream {
-                endpoint: ChatCompletions {
-                    base_url: "https://llm.example/v1",
-                    api_key: None,
-                },
-                connect_timeout: 10s,
-                first_byte_timeout: 60s,
-                idle_timeout: 60s,
-                total_timeout: 1800s,
-            },
-            "toy": Upstream {
-                endpoint: Demo,
-                connect_timeout: 10s,
-                first_byte_timeout: 60s,
-                idle_timeout: 60s,
-                total_timeout: 1800s,
+            call_timeout: 5s,
+            effects: {
+                "read": Pure,
+                "save": Idempotent,
+                "send": Once,
             },
         },
-        token: None,
-        log: Log {
-            format: Text,
-            filter: "info",
+        "web": McpServer {
+            transport: Http {
+                url: "http://127.0.0.1:9100/mcp/",
+            },
+            call_timeout: 60s,
+            effects: {},
         },
     }
     "#);
@@ -362,7 +455,15 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
         in_file("[[agents]"),
         in_file("[store]\nretention_days = -1"),
         in_file("[server]\nchat_disconnect = 'stay'"),
-        in_file("[mcp_servers.files]\ncommand = 'python3'"),
+        in_file("[runs]\non_broken_stream = 'hide'"),
+        in_file("[mcp_servers.files]"),
+        in_file("[mcp_servers.files]\ncommand = 'a'\nurl = 'http://b'"),
+        in_file("[mcp_servers.files]\ncommand = ' '"),
+        in_file("[mcp_servers.files]\nurl = 'b'"),
+        in_file("[mcp_servers.files]\nurl = 'http://b'\nargs = ['c']"),
+        in_file("[mcp_servers.files]\ncommand = 'a'\neffects = { b = 'none' }"),
+        in_file("[mcp_servers.'my files']\ncommand = 'a'"),
+        in_file("[mcp_servers.demo]\ncommand = 'a'"),
         in_file(demo),
         in_file(agent),
         in_file(&format!(
@@ -372,7 +473,9 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
         in_file(&with_agent("upstream = []")),
         in_file(&with_agent("upstream = ['u', 'v']")),
         in_file(&with_agent("mcp_servers = ['files']")),
-        in_file(&with_agent("tool_items = 'mcp_call'")),
+        in_file(&with_agent("mcp_servers = ['demo', 'demo']")),
+        in_file(&with_agent("tool_items = 'tool_call'")),
+        in_file(&with_agent("max_parallel_tools = 0")),
         in_file(&with_agent("require_approval = ['rm']")),
         in_file(&format!("{agent}{agent}{demo}")),
         in_file(&format!("{agent}[upstreams.u]\nkind = 'responses'")),
@@ -392,19 +495,29 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
     TALARIA_API_KEY: a key of at least 16 characters is required, because 0.0.0.0:1 from server.listen in talaria.toml can be reached from other machines
     talaria.toml, line 2: expected a string or a list of strings in `server.cors_origins`
     talaria.toml, line 3: invalid value: integer `0`, expected a nonzero u32 in `runs.max_steps`
-    talaria.toml, line 2: unknown field `max_step`, expected one of `max_concurrent`, `lease_seconds`, `drain_seconds`, `max_steps`, `max_attempts` in `runs`
+    talaria.toml, line 2: unknown field `max_step`, expected one of `max_concurrent`, `lease_seconds`, `drain_seconds`, `max_steps`, `max_attempts`, `on_broken_stream` in `runs`
     talaria.toml, line 1: unclosed array table, expected `]`
     talaria.toml, line 2: invalid value: integer `-1`, expected u32 in `store.retention_days`
     talaria.toml, line 2: unknown variant `stay`, expected `detach` or `cancel` in `server.chat_disconnect`
-    mcp_servers in talaria.toml: not supported yet; remove it
+    talaria.toml, line 2: unknown variant `hide`, expected `continue` or `fail` in `runs.on_broken_stream`
+    mcp_servers.files.command in talaria.toml: a server has either a command or a url
+    mcp_servers.files.command in talaria.toml: a server has either a command or a url
+    mcp_servers.files.command in talaria.toml: must not be empty
+    mcp_servers.files.url in talaria.toml: must be a URL such as http://host:port
+    mcp_servers.files.url in talaria.toml: goes without args and env, which are a command's
+    talaria.toml, line 3: unknown variant `none`, expected one of `pure`, `idempotent`, `once` in `mcp_servers.files.effects.b`
+    mcp_servers.my files in talaria.toml: a name is 1 to 32 of the characters a-z, A-Z, 0-9, _ and -
+    mcp_servers.demo in talaria.toml: the tools of this name are built in; choose another
     agents in talaria.toml: there are upstreams, but no [[agents]] to call them
     agents.upstream of "a" in talaria.toml: must name one of [upstreams]
     agents.upstream of "a" in talaria.toml: must name one of [upstreams]
     agents.upstream of "a" in talaria.toml: there is no [upstreams.other]
     agents.upstream of "a" in talaria.toml: must name at least one of [upstreams]
-    agents.upstream in talaria.toml: not supported yet; remove it
-    agents.mcp_servers in talaria.toml: not supported yet; remove it
-    agents.tool_items in talaria.toml: not supported yet; remove it
+    agents.upstream of "a" in talaria.toml: there is no [upstreams.v]
+    agents.mcp_servers of "a" in talaria.toml: there is no [mcp_servers.files]
+    agents.mcp_servers of "a" in talaria.toml: names "demo" twice
+    talaria.toml, line 4: unknown variant `tool_call`, expected `function_call` or `mcp_call` in `agents.tool_items`
+    talaria.toml, line 4: invalid value: integer `0`, expected a nonzero u32 in `agents.max_parallel_tools`
     agents.require_approval in talaria.toml: not supported yet; remove it
     agents.name in talaria.toml: two agents are named "a"
     upstreams.u.base_url in talaria.toml: is required

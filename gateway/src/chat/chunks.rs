@@ -40,6 +40,8 @@ pub struct Chunks {
     /// Calls of tools that the client does not have, without their outputs so far.
     unanswered: Vec<(u32, Call)>,
     progress: Progress,
+    /// Calls of MCP tools whose arguments are being written: item id and tool.
+    unwritten: Vec<(String, String)>,
     content: Texts,
     refusal: Texts,
     reasoning: Texts,
@@ -58,6 +60,7 @@ impl Chunks {
             calls: ToolCalls::new(options.is_legacy),
             unanswered: Vec::new(),
             progress: Progress::new(options.shows_progress),
+            unwritten: Vec::new(),
             content: Texts::by_item("content"),
             refusal: Texts::by_item("refusal"),
             reasoning: Texts::by_part("reasoning_content"),
@@ -105,6 +108,13 @@ impl Chunks {
                 self.calls
                     .delta(out, &self.frames, delta.output_index, &delta.delta);
             }
+            Kind::McpCallArgumentsDone(done) => {
+                let mut calls = self.unwritten.iter();
+                if let Some(at) = calls.position(|(id, _)| *id == done.item_id) {
+                    let (id, tool) = self.unwritten.swap_remove(at);
+                    self.progress.start(out, &id, &tool, &done.text);
+                }
+            }
             Kind::Completed(response) | Kind::Failed(response) | Kind::Incomplete(response) => {
                 self.ended(out, response);
             }
@@ -124,7 +134,6 @@ impl Chunks {
             | Kind::ReasoningSummaryTextDone(_)
             | Kind::ReasoningTextDone(_)
             | Kind::McpCallArgumentsDelta(_)
-            | Kind::McpCallArgumentsDone(_)
             | Kind::ItemProgress(_) => {}
         }
     }
@@ -153,14 +162,17 @@ impl Chunks {
     fn item_added(&mut self, out: &mut String, index: u32, json: &[u8]) {
         let item: Value = serde_json::from_slice(json).unwrap_or_default();
         if let Some((id, tool, arguments)) = hosted_call(&item) {
-            self.progress.start(out, id, tool, arguments);
+            if text(&item, "type") == "mcp_call" {
+                self.unwritten.push((id.to_owned(), tool.to_owned()));
+            } else {
+                self.progress.start(out, id, tool, arguments);
+            }
         } else if let Some(call) = Call::read(&item) {
             let is_named = !call.id.is_empty() && self.own.contain(&call.name);
             if is_named {
                 self.calls.begin(out, &self.frames, index, &call);
             }
         }
-        self.take_output(out, &item);
     }
 
     fn item_done(&mut self, out: &mut String, index: u32, json: &[u8]) {

@@ -19,7 +19,7 @@ use crate::error::ApiError;
 use crate::events::Events;
 use crate::front::read_body;
 use crate::session::Session;
-use crate::{Gateway, Tenant, idempotency};
+use crate::{Gateway, Tenant, idempotency, tool_items};
 
 /// Only OpenAI's SDKs send it.
 const X_STAINLESS_LANG: HeaderName = HeaderName::from_static("x-stainless-lang");
@@ -38,6 +38,7 @@ pub async fn create_response(
         return Err(idempotency::requires_store());
     }
     put_session(&mut run, session)?;
+    run.set_tool_items(tool_items::from_headers(&headers)?);
     let view = View::of(&run);
     let start = StartRunRequest {
         tenant: tenant.0.clone(),

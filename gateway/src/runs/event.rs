@@ -77,6 +77,10 @@ impl Translator {
                 let call = self.calls.get(&done.item_id)?;
                 Some(started(&call.tool, preview_of(&done.text)))
             }
+            Kind::ItemProgress(progress) => {
+                self.runs_since(&progress.item_id, event.at_ms);
+                None
+            }
             Kind::OutputItemDone(done) => {
                 self.item_done(&serde_json::from_slice(&done.item).ok()?, event.at_ms)
             }
@@ -99,8 +103,7 @@ impl Translator {
             | Kind::ReasoningSummaryPartDone(_)
             | Kind::ReasoningSummaryTextDone(_)
             | Kind::ReasoningTextDone(_)
-            | Kind::McpCallArgumentsDelta(_)
-            | Kind::ItemProgress(_) => None,
+            | Kind::McpCallArgumentsDelta(_) => None,
         }
     }
 
@@ -108,6 +111,10 @@ impl Translator {
         let (item_type, id) = (member(item, "type"), member(item, "id"));
         let tool = match item_type {
             "mcp_call" => member(item, "name"),
+            "function_call_output" => {
+                self.runs_since(member(item, "call_id"), at_ms);
+                return None;
+            }
             _ => hosted_tool(item_type)?,
         };
         self.begin(id, tool, at_ms)?;
@@ -145,6 +152,13 @@ impl Translator {
                 let call = self.calls.remove(member(item, "id"))?;
                 Some(completed(&call, at_ms, !whole))
             }
+        }
+    }
+
+    /// Notes that a call's tool is being run, for which it may have waited.
+    fn runs_since(&mut self, id: &str, at_ms: u64) {
+        if let Some(call) = self.calls.get_mut(id) {
+            call.at_ms = at_ms;
         }
     }
 

@@ -187,21 +187,40 @@ fn end_event(status: Status) -> Option<&'static str> {
     }
 }
 
-/// The event that a run tells its newest item with.
+/// The event that a run tells its newest item with. Calls of tools that are nobody's business are told with none.
 fn newest_event(output: &[bytes::Bytes]) -> Option<&'static str> {
-    let item: Map<String, Value> = serde_json::from_slice(output.last()?).ok()?;
-    let text = |name: &str| item.get(name).and_then(Value::as_str).unwrap_or_default();
-    let open = text("status") == "in_progress";
-    match text("type") {
-        "message" => Some("message.delta"),
-        "reasoning" if open => Some("reasoning.delta"),
-        "reasoning" => Some("reasoning.available"),
-        "function_call" => Some("tool.started"),
-        "function_call_output" => Some("tool.completed"),
-        item_type if item_type.ends_with("_call") && open => Some("tool.started"),
-        item_type if item_type.ends_with("_call") => Some("tool.completed"),
-        _ => None,
+    type Item = Map<String, Value>;
+    fn text<'a>(item: &'a Item, name: &str) -> &'a str {
+        item.get(name).and_then(Value::as_str).unwrap_or_default()
     }
+    let is_private = |item: &Item| text(item, "name").starts_with('_');
+    let read = |item: &bytes::Bytes| serde_json::from_slice::<Item>(item).ok();
+    let is_call = |item: &Item, id: &str| {
+        text(item, "type") == "function_call" && text(item, "call_id") == id
+    };
+    let is_of_private = |output_item: &Item| {
+        let id = text(output_item, "call_id");
+        let mut calls = output.iter().rev().filter_map(read);
+        calls
+            .find(|item| is_call(item, id))
+            .is_some_and(|call| is_private(&call))
+    };
+    output.iter().rev().filter_map(read).find_map(|item| {
+        let open = text(&item, "status") == "in_progress";
+        match text(&item, "type") {
+            "message" => Some("message.delta"),
+            "reasoning" if open => Some("reasoning.delta"),
+            "reasoning" => Some("reasoning.available"),
+            "function_call_output" if is_of_private(&item) => None,
+            "function_call_output" if open => Some("tool.started"),
+            "function_call_output" => Some("tool.completed"),
+            _ if is_private(&item) => None,
+            "function_call" => Some("tool.started"),
+            item_type if item_type.ends_with("_call") && open => Some("tool.started"),
+            item_type if item_type.ends_with("_call") => Some("tool.completed"),
+            _ => None,
+        }
+    })
 }
 
 /// The answer: the text of the last message that has one. What came before it was said on the way.
@@ -380,6 +399,19 @@ mod tests {
             (
                 vec![r#"{"type":"function_call_output"}"#],
                 Some("tool.completed"),
+            ),
+            (
+                vec![r#"{"type":"function_call_output","status":"in_progress"}"#],
+                Some("tool.started"),
+            ),
+            (
+                vec![
+                    r#"{"type":"message"}"#,
+                    r#"{"type":"mcp_call","name":"_think"}"#,
+                    r#"{"type":"function_call","name":"_think","call_id":"c"}"#,
+                    r#"{"type":"function_call_output","call_id":"c"}"#,
+                ],
+                Some("message.delta"),
             ),
             (vec!["broken"], None),
         ] {

@@ -1,5 +1,7 @@
 //! The context of a run: what an upstream is shown, from parent turns and new input.
 
+mod shown;
+
 use std::collections::HashSet;
 
 use bytes::Bytes;
@@ -9,6 +11,8 @@ use talaria_proto::v1::{ContextItem, Turn};
 use crate::ids::{ItemPlace, Side};
 use crate::json::with_id;
 use crate::model::CallItem;
+
+use shown::shown;
 
 /// An item of the request's input.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,21 +100,14 @@ pub fn resolve_input(
 
 /// The items of all turns and then the input, oldest first, as the model is shown them.
 ///
-/// What a turn's model could not finish saying is left out: half a call has no output, and never will.
+/// What a turn's model could not finish saying is left out: half a call has no output, and never will. An `mcp_call`
+/// that an upstream's own server did not make becomes a function call and its output, which every upstream knows.
 pub fn call_items(turns: &[Turn], input: &[ContextItem]) -> Vec<CallItem> {
     let turns = turns.iter().flat_map(|turn| {
         let output = turn.output.iter().filter(|item| is_whole(item));
         turn.input.iter().chain(output)
     });
-    turns.chain(input).map(call_item).collect()
-}
-
-fn call_item(item: &ContextItem) -> CallItem {
-    let upstream_id = (!item.upstream_id.is_empty()).then(|| item.upstream_id.clone());
-    CallItem {
-        json: item.item.clone(),
-        upstream_id,
-    }
+    turns.chain(input).flat_map(shown).collect()
 }
 
 /// Checks that calls and their outputs come in pairs. Source: OpenAI's Responses API refuses both halves alone.
@@ -235,8 +232,65 @@ mod tests {
 
         let shown = call_items(&[turn], &[]);
 
-        assert_eq!(shown, [call_item(&whole)]);
+        assert_eq!(shown, super::shown(&whole));
         assert_eq!(check_pairs(&shown), Ok(()));
+    }
+
+    #[test]
+    fn calls_that_the_server_ran_are_shown_as_functions_and_those_of_others_as_they_are() {
+        let item = |upstream_id: &str, rest: &str| ContextItem {
+            item: Bytes::from(format!(
+                r#"{{"id":"mcp_1","type":"mcp_call","name":"f","arguments":"{{}}",{rest}}}"#
+            )),
+            upstream_id: upstream_id.into(),
+        };
+        let failed = r#""output":null,"error":{"type":"mcp_tool_execution_error","content":[{"type":"text","text":"no"}]}"#;
+        let foreign = item("mcp_up", r#""output":"1","error":null"#);
+        let input = [
+            item(
+                "effect:once call:c1 id:fc_1 usage:1,0,0,1,0,2",
+                r#""output":"1","error":null"#,
+            ),
+            item("effect:pure", failed),
+            item("", r#""output":"3""#),
+            foreign.clone(),
+            ContextItem {
+                item: Bytes::from(r#"{"type":"function_call_output","call_id":"c","output":""}"#),
+                upstream_id: "effect:pure".into(),
+            },
+        ];
+
+        let shown = call_items(&[], &input);
+
+        let text = |item: &CallItem| {
+            let json = String::from_utf8(item.json.to_vec()).unwrap();
+            format!("{:?} {json}", item.upstream_id)
+        };
+        let call = |id, call_id| {
+            format!(
+                r#"{id} {{"type":"function_call","call_id":"{call_id}","name":"f","arguments":"{{}}","status":"completed"}}"#
+            )
+        };
+        let output = |call_id, output| {
+            format!(
+                r#"None {{"type":"function_call_output","call_id":"{call_id}","output":"{output}"}}"#
+            )
+        };
+        let expected = [
+            call(r#"Some("fc_1")"#, "c1"),
+            output("c1", "1"),
+            call("None", "mcp_1"),
+            output("mcp_1", "no"),
+            call("None", "mcp_1"),
+            output("mcp_1", "3"),
+            text(&CallItem {
+                json: foreign.item,
+                upstream_id: Some("mcp_up".into()),
+            }),
+            output("c", ""),
+        ];
+        assert_eq!(shown.iter().map(text).collect::<Vec<_>>(), expected);
+        assert_eq!(check_pairs(&shown[..6]), Ok(()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use crate::marker::Marker;
 use crate::model::{Field, Object};
 
 /// An item of the output.
@@ -28,6 +29,12 @@ pub struct OpenItem {
     pub summary: Vec<Part>,
     /// `arguments` or `input` of a call.
     pub text: String,
+    /// That text is whole.
+    pub text_is_whole: bool,
+    /// The server began to run the call: `response.mcp_call.in_progress`.
+    pub has_begun: bool,
+    /// What the log notes on it, if the server runs the call.
+    pub(crate) marker: Option<Box<Marker>>,
 }
 
 /// A content or summary part.
@@ -68,6 +75,7 @@ impl OpenItem {
     /// Begins the item that `added` describes.
     pub fn new(added: Object, upstream_id: String) -> Self {
         let text_of = |name: &str| added.get(name).and_then(Value::as_str).unwrap_or_default();
+        let marker = Marker::parse(&upstream_id).map(Box::new);
         Self {
             id: text_of("id").to_owned(),
             item_type: text_of("type").to_owned(),
@@ -76,7 +84,16 @@ impl OpenItem {
             content: Vec::new(),
             summary: Vec::new(),
             text: String::new(),
+            text_is_whole: false,
+            has_begun: false,
+            marker,
         }
+    }
+
+    /// Whether a tool's part of it is all that is missing: the output of a call, or a call that the server runs and
+    /// whose arguments are whole.
+    pub fn waits_for_tool(&self) -> bool {
+        self.marker.is_some() && (self.item_type != "mcp_call" || self.text_is_whole)
     }
 
     /// The item with what was written so far, `status`, and every other member from `base`.
@@ -99,6 +116,9 @@ impl OpenItem {
                 if status == "incomplete" {
                     base.insert("status".into(), status.into());
                 }
+            }
+            "function_call_output" => {
+                base.insert("status".into(), status.into());
             }
             item_type => {
                 if let Some(member) = text_member(item_type) {

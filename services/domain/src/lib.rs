@@ -7,6 +7,7 @@ pub mod echo;
 pub mod ids;
 pub mod item;
 pub mod json;
+mod marker;
 pub mod model;
 pub mod rebuild;
 pub mod run;

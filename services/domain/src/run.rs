@@ -3,10 +3,17 @@
 //! A [`Run`] is the fold of its own events and a little more, so resuming after a crash is replay, then [`Run::resume`].
 //! Every event it makes is numbered, folded and handed out by [`Run::take_events`]; it never takes one back.
 
+mod calls;
 mod close;
 mod emit;
 mod items;
+mod ledger;
+mod record;
 mod shape;
+mod tools;
+
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use talaria_proto::v1::event::Kind;
@@ -20,6 +27,10 @@ use crate::snapshot::{self, Snapshot};
 
 use items::OpenKey;
 
+pub use tools::{
+    Effect, Limits, ServerTool, ServerTools, ToolCall, ToolPart, ToolResult, ToolShape,
+};
+
 /// The state of a run.
 #[derive(Debug)]
 pub struct Run {
@@ -31,6 +42,12 @@ pub struct Run {
     /// Where the model call's items begin in the output.
     call_start: usize,
     outcome: Option<Outcome>,
+    /// The last model call left an item half written.
+    was_cut: bool,
+    server_tools: Arc<ServerTools>,
+    limits: Limits,
+    /// Names of the tools that are the client's to run.
+    client_tools: HashSet<String>,
     new: Vec<Event>,
 }
 
@@ -39,6 +56,9 @@ pub struct Run {
 pub enum Step {
     /// Ask the model, with the context and the output so far.
     CallModel,
+    /// Run these calls, in any order or all at once, and ask again when each has its result: [`Run::tool_started`]
+    /// before, [`Run::tool_ended`] after.
+    RunTools(Vec<ToolCall>),
     /// Write the end.
     Finish(End),
 }
@@ -63,15 +83,7 @@ impl Run {
     ///
     /// A background response is `queued` first; every other one is `in_progress` at once.
     pub fn create(response_id: Uuid, response: Response) -> Self {
-        let mut run = Self {
-            response: response_id,
-            snapshot: Snapshot::default(),
-            usage: None,
-            open: Vec::new(),
-            call_start: 0,
-            outcome: None,
-            new: Vec::new(),
-        };
+        let mut run = Self::of(response_id, Snapshot::default());
         let queued = response.status() == Status::Queued;
         run.emit(Kind::Created(response.clone()));
         if queued {
@@ -82,25 +94,42 @@ impl Run {
 
     /// Goes on with a run whose process died: seals what was open, as a function of the log alone.
     ///
-    /// An item that was being written is closed as `incomplete` with what clients saw.
+    /// An item that was being written is closed as `incomplete` with what clients saw. A call of a tool that must not
+    /// be repeated, begun and without a result, ends with an error that says so; others stay open, to be repeated.
     pub fn resume(response_id: Uuid, snapshot: Snapshot) -> Self {
-        let mut run = Self {
-            response: response_id,
+        let mut run = Self::of(response_id, snapshot);
+        run.usage = run.recorded_usage();
+        run.seal();
+        run.give_up_interrupted();
+        run
+    }
+
+    fn of(response: Uuid, snapshot: Snapshot) -> Self {
+        Self {
+            response,
             call_start: snapshot.items().len(),
             snapshot,
             usage: None,
             open: Vec::new(),
             outcome: None,
+            was_cut: false,
+            server_tools: Arc::default(),
+            limits: Limits::default(),
+            client_tools: HashSet::new(),
             new: Vec::new(),
-        };
-        let open = run.open_items();
-        if run.holds_answer(!open.is_empty()) {
-            run.outcome = Some(Outcome::Completed);
         }
-        for index in open {
-            run.close_item(index, None, "incomplete");
+    }
+
+    /// Says which tools the server runs, and how far the run may go; before the first [`Run::next_step`], and whenever
+    /// the tools change.
+    ///
+    /// A tool of the client's with the same name is the client's.
+    pub fn use_tools(&mut self, tools: Arc<ServerTools>, limits: Limits) {
+        if !tools.tools.is_empty() {
+            self.client_tools = client_tools(self.snapshot.base());
         }
-        run
+        self.server_tools = tools;
+        self.limits = limits;
     }
 
     /// Says that an attempt begins: `response.in_progress`.
@@ -109,18 +138,6 @@ impl Run {
         response.set_status(Status::InProgress);
         response.output.clear();
         self.emit(Kind::InProgress(response));
-    }
-
-    /// What to do next.
-    pub fn next_step(&self) -> Step {
-        match &self.outcome {
-            None => Step::CallModel,
-            Some(Outcome::Completed) => Step::Finish(End::Completed),
-            Some(Outcome::Incomplete { reason }) => Step::Finish(End::Incomplete {
-                reason: reason.clone(),
-            }),
-            Some(Outcome::Failed(error)) => Step::Finish(End::Failed(error.clone())),
-        }
     }
 
     /// Takes in what the upstream said.
@@ -181,10 +198,28 @@ impl Run {
         self.finished(outcome, None, Vec::new());
     }
 
+    /// Takes in that the model call broke: closes what it left half written as `incomplete`, and keeps the rest.
+    ///
+    /// The next step is then as after a crash: the model is asked again, unless calls of it are to be run first or it
+    /// had said all. How often is the caller's to decide.
+    pub fn model_broke(&mut self) {
+        if self.outcome.is_none() {
+            self.seal();
+        }
+    }
+
+    /// Whether anything of the model call under way was shown.
+    pub fn step_has_shown(&self) -> bool {
+        self.snapshot.items().len() > self.call_start
+    }
+
     /// Writes the end at `now` (Unix seconds): the one terminal event.
     ///
     /// A run that failed or was cancelled keeps what was produced; items that were being written stay `incomplete`.
     pub fn finish(&mut self, end: &End, now: i64) {
+        if matches!(end, End::Completed | End::Incomplete { .. }) {
+            self.close_all();
+        }
         let mut response = self.snapshot.base().clone();
         response.usage = self.usage;
         match end {
@@ -244,39 +279,38 @@ impl Run {
         self.new.len()
     }
 
-    /// Whether a run that is resumed has its answer, so that asking the model again would only repeat it.
-    ///
-    /// A whole call of the client's is one: asked again, the model would make it again. A whole message is one only if
-    /// no call can follow it.
-    fn holds_answer(&self, was_cut: bool) -> bool {
-        let whole: Vec<String> = self
-            .whole_output()
-            .iter()
-            .filter_map(|item| serde_json::from_slice::<Head>(&item.item).ok())
-            .map(|head| head.item_type)
-            .collect();
-        let calls = ["function_call", "custom_tool_call"];
-        let ends_with_message = whole.last().is_some_and(|last| last == "message");
-        whole
-            .iter()
-            .any(|item_type| calls.contains(&item_type.as_str()))
-            || (ends_with_message && !was_cut && !self.offers_tools())
+    /// Whether a run whose last model call was cut off has its answer, so that asking again would only repeat it: a
+    /// whole message, if no call can follow it.
+    fn holds_answer(&self) -> bool {
+        let whole = self.whole_output();
+        let ends_with_message = whole
+            .last()
+            .and_then(|item| serde_json::from_slice::<Head>(&item.item).ok())
+            .is_some_and(|head| head.item_type == "message");
+        ends_with_message && !self.was_cut && !self.offers_tools()
     }
 
     fn offers_tools(&self) -> bool {
         let settings = RawObject::parse(&self.snapshot.base().settings);
-        settings.is_ok_and(|settings| settings.get("tools").is_some_and(|tools| tools != "[]"))
+        let is_some = |settings: RawObject<'_>| settings.get("tools").is_some_and(|t| t != "[]");
+        !self.server_tools.tools.is_empty() || settings.is_ok_and(is_some)
     }
 
+    /// Closes what the model left half written.
+    fn seal(&mut self) {
+        let open = self.open_items();
+        self.was_cut = !open.is_empty();
+        for index in open {
+            self.close_item(index, None, "incomplete");
+        }
+        self.open.clear();
+    }
+
+    /// The items that the model is writing.
     fn open_items(&self) -> Vec<usize> {
-        let open = |(index, item): (usize, &_)| {
-            matches!(item, crate::item::Item::Open(_)).then_some(index)
-        };
-        self.snapshot
-            .items()
-            .iter()
-            .enumerate()
-            .filter_map(open)
+        let indexes = 0..self.snapshot.items().len();
+        indexes
+            .filter(|index| self.open_item_at(*index).is_some())
             .collect()
     }
 
@@ -292,6 +326,23 @@ impl Run {
         debug_assert!(folded.is_ok(), "a run's own event does not fit: {folded:?}");
         self.new.push(event);
     }
+}
+
+/// The names of the tools that the request brought, those in namespaces too.
+fn client_tools(response: &Response) -> HashSet<String> {
+    let settings = RawObject::parse(&response.settings).unwrap_or_default();
+    let tools = settings
+        .get("tools")
+        .and_then(|tools| serde_json::from_str::<Vec<serde_json::Value>>(tools).ok())
+        .unwrap_or_default();
+    let inner = tools
+        .iter()
+        .filter_map(|tool| tool.get("tools")?.as_array());
+    tools
+        .iter()
+        .chain(inner.flatten())
+        .filter_map(|tool| tool.get("name")?.as_str().map(str::to_owned))
+        .collect()
 }
 
 /// Adds the usage of one model call to that of the calls before it.

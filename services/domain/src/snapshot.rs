@@ -14,6 +14,10 @@ pub struct Snapshot {
     /// The last lifecycle event's response. Its `output` is empty until the terminal event.
     response: Response,
     items: Vec<Item>,
+    /// Where the items of each step begin: those of a model call, with what came of the calls in them.
+    step_starts: Vec<usize>,
+    /// A tool's result came after the model's last item.
+    is_answered: bool,
     next_sequence_number: u64,
 }
 
@@ -56,6 +60,16 @@ impl Snapshot {
     /// The items so far.
     pub fn items(&self) -> &[Item] {
         &self.items
+    }
+
+    /// Where the items of each step begin. A step is what the model said, and the results of the tools that it called.
+    pub fn step_starts(&self) -> &[usize] {
+        &self.step_starts
+    }
+
+    /// Whether the last step has a tool's result.
+    pub fn is_answered(&self) -> bool {
+        self.is_answered
     }
 
     /// The response without its output, as of the last lifecycle event.
@@ -121,14 +135,24 @@ impl Snapshot {
                 }
                 let object: Object =
                     serde_json::from_slice(&added.item).map_err(|_| "its item is no object")?;
-                self.items
-                    .push(Item::Open(OpenItem::new(object, added.upstream_id.clone())));
+                let item = OpenItem::new(object, added.upstream_id.clone());
+                if item.marker.is_none() || item.item_type == "mcp_call" {
+                    if self.step_starts.is_empty() || self.is_answered {
+                        self.step_starts.push(self.items.len());
+                    }
+                    self.is_answered = false;
+                }
+                self.items.push(Item::Open(item));
             }
             Kind::OutputItemDone(done) => {
                 let item = self
                     .items
                     .get_mut(done.output_index as usize)
                     .ok_or("no such item")?;
+                if let Item::Open(open) = item {
+                    let is_output = open.item_type != "mcp_call";
+                    self.is_answered |= open.marker.is_some() && (is_output || open.has_begun);
+                }
                 *item = Item::Done {
                     json: done.item.clone(),
                     upstream_id: done.upstream_id.clone(),
@@ -176,15 +200,19 @@ impl Snapshot {
             | Kind::McpCallArgumentsDelta(delta) => {
                 self.open(delta.output_index)?.text.push_str(&delta.delta);
             }
+            Kind::McpCallArgumentsDone(done) => self.open(done.output_index)?.text_is_whole = true,
+            Kind::ItemProgress(progress) => {
+                if let Ok(item) = self.open(progress.output_index) {
+                    item.has_begun |= progress.r#type == "response.mcp_call.in_progress";
+                }
+            }
             // These repeat what deltas brought.
             Kind::OutputTextDone(_)
             | Kind::RefusalDone(_)
             | Kind::ReasoningTextDone(_)
             | Kind::ReasoningSummaryTextDone(_)
             | Kind::FunctionCallArgumentsDone(_)
-            | Kind::CustomToolCallInputDone(_)
-            | Kind::McpCallArgumentsDone(_)
-            | Kind::ItemProgress(_) => {}
+            | Kind::CustomToolCallInputDone(_) => {}
         }
         Ok(())
     }

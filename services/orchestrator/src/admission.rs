@@ -40,6 +40,8 @@ pub struct Asked<'a> {
     pub owner: Uuid,
     pub tenant: &'a str,
     pub agent_name: &'a str,
+    /// Whether the instructions of what it continues from hold for a request without any.
+    pub inherit_instructions: bool,
     pub request: &'a RunRequest,
     pub idempotency: Option<&'a Idempotency>,
     /// Why it cannot begin at once, if it cannot. It can still wait in line.
@@ -65,7 +67,7 @@ pub struct Admitted {
     pub epoch: i32,
     pub input: Vec<ContextItem>,
     pub turns: Vec<Turn>,
-    /// The client's, or those of what the run continues from.
+    /// The client's, or those of what the run continues from where the agent inherits them.
     pub instructions: Option<String>,
     /// The response as it was created.
     pub response: Response,
@@ -143,7 +145,7 @@ async fn admit_once(
 ) -> Result<Admission, Refusal> {
     let Asked { id, request, .. } = *asked;
     let input = context::input_items(&request.input).map_err(|error| bad_context(&error))?;
-    let mut context = load_context(journal, asked.tenant, request, &input).await?;
+    let mut context = load_context(journal, asked, &input).await?;
     let wait = wait(request, &context, in_any_case);
     check_room(asked, wait, &context)?;
     let items = std::mem::take(&mut context.items);
@@ -229,10 +231,10 @@ async fn admit_once(
 
 async fn load_context(
     journal: &Journal,
-    tenant: &str,
-    request: &RunRequest,
+    asked: &Asked<'_>,
     input: &[InputItem],
 ) -> Result<LoadContextResponse, Status> {
+    let request = asked.request;
     let reference = |item: &InputItem| match item {
         InputItem::Reference(id) => Some(id.clone()),
         InputItem::Item(_) => None,
@@ -244,14 +246,14 @@ async fn load_context(
         return Ok(LoadContextResponse::default());
     }
     let load = LoadContextRequest {
-        tenant: tenant.to_owned(),
+        tenant: asked.tenant.to_owned(),
         previous_response_id: request.previous_response_id.clone(),
         conversation: request.conversation.clone(),
         item_ids,
         session_id: of_session.then(|| request.session_id.clone()),
         may_wait: may_wait(request),
         without_turns: request.brings_history,
-        with_instructions: request.instructions.is_none(),
+        with_instructions: asked.inherit_instructions && request.instructions.is_none(),
     };
     within(CALL, journal.load_context(load))
         .await

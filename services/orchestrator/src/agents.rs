@@ -1,10 +1,14 @@
 //! The agents that `model` can name.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use talaria_domain::run::ToolShape;
+use talaria_proto::v1::{RunRequest, ToolItems};
 use talaria_runtime::error::Reason;
 use tonic::Status;
 
+use crate::tools::{Toolbox, ToolboxConfig};
 use crate::upstreams::{Error, Upstream, UpstreamConfig};
 
 /// A named configuration that runs are executed with.
@@ -13,9 +17,22 @@ pub struct AgentConfig {
     pub name: String,
     /// The core prompt; the client's instructions are layered on top.
     pub instructions: Option<String>,
-    pub upstream: UpstreamConfig,
-    /// The upstream's name for the model.
+    /// Whether a run that continues another without instructions of its own has those of the other.
+    pub inherit_instructions: bool,
+    /// In the order in which they are asked; one at least.
+    pub upstreams: Vec<UpstreamConfig>,
+    /// The upstreams' name for the model.
     pub model: String,
+    /// The tools that it runs itself.
+    pub toolbox: ToolboxConfig,
+    /// As which items their calls show, unless a request says otherwise.
+    pub tool_shape: ToolShape,
+    /// Model calls of one response at most.
+    pub max_steps: u32,
+    /// Calls of its own tools in one response at most.
+    pub max_tool_calls: Option<u32>,
+    /// Calls of its own tools that run at a time.
+    pub max_parallel_tools: usize,
 }
 
 /// An agent, ready to run.
@@ -23,8 +40,14 @@ pub struct AgentConfig {
 pub struct Agent {
     pub name: String,
     pub instructions: Option<String>,
-    pub upstream: Arc<Upstream>,
+    pub inherit_instructions: bool,
+    pub upstreams: Vec<Arc<Upstream>>,
     pub model: String,
+    pub toolbox: Toolbox,
+    pub tool_shape: ToolShape,
+    pub max_steps: u32,
+    pub max_tool_calls: Option<u32>,
+    pub max_parallel_tools: usize,
 }
 
 /// All agents of this process.
@@ -37,15 +60,22 @@ pub struct Agents {
 impl Agents {
     /// Prepares each agent's upstream. Nothing is connected yet.
     pub fn new(configs: &[AgentConfig], strict: bool) -> Result<Self, Error> {
-        let agent = |config: &AgentConfig| {
-            Ok(Arc::new(Agent {
+        let mut upstreams = HashMap::new();
+        let mut agents = Vec::with_capacity(configs.len());
+        for config in configs {
+            agents.push(Arc::new(Agent {
                 name: config.name.clone(),
                 instructions: config.instructions.clone(),
-                upstream: Arc::new(Upstream::new(config.upstream.clone())?),
+                inherit_instructions: config.inherit_instructions,
+                upstreams: prepared(&config.upstreams, &mut upstreams)?,
                 model: config.model.clone(),
-            }))
-        };
-        let agents = configs.iter().map(agent).collect::<Result<_, Error>>()?;
+                toolbox: Toolbox::new(&config.toolbox),
+                tool_shape: config.tool_shape,
+                max_steps: config.max_steps,
+                max_tool_calls: config.max_tool_calls,
+                max_parallel_tools: config.max_parallel_tools,
+            }));
+        }
         Ok(Self { agents, strict })
     }
 
@@ -68,7 +98,33 @@ impl Agents {
     }
 }
 
+/// The upstreams, each made once for all agents: they share its connections and what is known of its health.
+fn prepared(
+    configs: &[UpstreamConfig],
+    known: &mut HashMap<String, Arc<Upstream>>,
+) -> Result<Vec<Arc<Upstream>>, Error> {
+    let mut upstreams = Vec::with_capacity(configs.len());
+    for config in configs {
+        let upstream = match known.get(&config.name) {
+            Some(upstream) => Arc::clone(upstream),
+            None => Arc::new(Upstream::new(config.clone())?),
+        };
+        known.insert(config.name.clone(), Arc::clone(&upstream));
+        upstreams.push(upstream);
+    }
+    Ok(upstreams)
+}
+
 impl Agent {
+    /// As which items calls of the agent's tools show to whoever made this request.
+    pub fn tool_shape(&self, request: &RunRequest) -> ToolShape {
+        match request.tool_items() {
+            ToolItems::Unspecified => self.tool_shape,
+            ToolItems::FunctionCall => ToolShape::FunctionCall,
+            ToolItems::McpCall => ToolShape::McpCall,
+        }
+    }
+
     /// The agent's own prompt, then the client's.
     pub fn layered_instructions(&self, client: Option<&str>) -> Option<String> {
         let layers: Vec<&str> = self

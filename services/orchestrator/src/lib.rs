@@ -5,6 +5,7 @@
 mod active;
 mod admission;
 mod agents;
+mod breaker;
 mod cancel;
 mod claims;
 mod execution;
@@ -12,15 +13,18 @@ mod feed;
 mod journal;
 mod keys;
 mod lease;
+mod retry;
 mod service;
 mod stamps;
 mod start;
 mod takeover;
+pub mod tools;
 pub mod upstreams;
 
 use std::time::Duration;
 
 pub use agents::AgentConfig;
+pub use retry::OnBrokenStream;
 pub use service::Orchestrator;
 
 /// What an orchestrator needs to know.
@@ -32,6 +36,8 @@ pub struct Config {
     pub strict_models: bool,
     /// Runs at a time; more are refused.
     pub max_concurrent: usize,
+    /// What becomes of a step whose answer broke off after something of it was shown.
+    pub on_broken_stream: OnBrokenStream,
     /// How often a run may change hands before it is given up.
     pub max_attempts: u32,
     /// How long this process counts as alive after it last said so.

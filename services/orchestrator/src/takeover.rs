@@ -43,6 +43,7 @@ pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String
         .select(&request.model)
         .or_else(|_| shared.agents.select(""));
     let agent = agent.map_err(|_| "there is no agent")?;
+    let tool_shape = agent.tool_shape(&request);
     let feed = Feed::new(snapshot.next_sequence_number());
     let input = |item| ContextItem {
         item,
@@ -77,10 +78,14 @@ pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String
         turns,
         instructions: request.instructions,
         parameters,
+        tool_shape,
+        streamed: request.stream,
+        on_broken_stream: shared.config.on_broken_stream,
         watched: true,
         sink: Sink::Stored(stored),
         cancel: CancellationToken::new(),
         now: clock::unix_millis,
+        draining: shared.draining.clone(),
         release: shared.release.clone(),
     };
     let response_id = claimed.response_id;

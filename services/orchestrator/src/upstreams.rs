@@ -9,6 +9,7 @@ mod reader;
 pub mod responses;
 pub mod sse;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -16,6 +17,7 @@ use talaria_domain::model::{ModelCall, ModelEvent, Outcome};
 
 pub use self::error::{CallError, CallErrorKind, Error, Wait};
 use self::reader::Reader;
+use crate::breaker::Breaker;
 
 /// How long to wait for the end of a stream when the model is already done.
 const ENDING: Duration = Duration::from_secs(5);
@@ -38,6 +40,8 @@ pub struct UpstreamConfig {
     /// Between two reads of the answer's body.
     pub idle_timeout: Duration,
     pub total_timeout: Duration,
+    /// How often one model call is tried again here before the next upstream is asked.
+    pub max_retries: u32,
 }
 
 /// Which API an upstream speaks.
@@ -49,11 +53,22 @@ pub enum Kind {
     Demo,
 }
 
+/// In which form an answer is asked for. Whatever is asked for, both are understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As a stream of events.
+    Stream,
+    /// As one JSON document, for upstreams whose streams fail.
+    Whole,
+}
+
 /// An LLM API that can be called.
 #[derive(Debug)]
 pub struct Upstream {
     name: String,
     api: Api,
+    max_retries: u32,
+    breaker: Mutex<Breaker>,
 }
 
 #[derive(Debug)]
@@ -95,6 +110,8 @@ impl Upstream {
         Ok(Self {
             name: config.name,
             api,
+            max_retries: config.max_retries,
+            breaker: Mutex::default(),
         })
     }
 
@@ -103,6 +120,8 @@ impl Upstream {
         Self {
             name: name.into(),
             api: Api::Demo { pace },
+            max_retries: 0,
+            breaker: Mutex::default(),
         }
     }
 
@@ -110,19 +129,33 @@ impl Upstream {
         &self.name
     }
 
+    /// How often one model call is tried again here.
+    pub fn max_retries(&self) -> u32 {
+        self.max_retries
+    }
+
+    /// What is known of the upstream's health.
+    pub fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        // Nothing panics while it holds the lock.
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks the upstream and returns as soon as it has begun to answer.
-    pub async fn call(&self, call: &ModelCall) -> Result<ModelStream, CallError> {
+    pub async fn call(&self, call: &ModelCall, form: Form) -> Result<ModelStream, CallError> {
         let (client, body, reader) = match &self.api {
-            Api::Responses(client) => (client, responses::request::body(call), Reader::responses()),
+            Api::Responses(client) => {
+                let body = responses::request::body(call, form);
+                (client, body, Reader::responses())
+            }
             Api::ChatCompletions(client) => {
                 let reader = Reader::chat_completions(call.context.len());
-                (client, chat_completions::request::body(call), reader)
+                (client, chat_completions::request::body(call, form), reader)
             }
             Api::Demo { pace } => {
                 return Ok(ModelStream(Source::Demo(demo::Stream::new(call, *pace))));
             }
         };
-        let body = client.post(body).await?;
+        let body = client.post(body, form).await?;
         Ok(ModelStream(Source::Http(Box::new(HttpStream {
             body,
             reader,

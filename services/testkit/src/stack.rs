@@ -26,7 +26,9 @@ pub struct Options {
     pub store: String,
     /// Lines of talaria.toml below `[runs]`.
     pub runs: String,
-    /// Lines below `[upstreams.main]`.
+    /// Lines below the `[[agents]]` named `agent`; its upstream is `main` if they say no other.
+    pub agent: String,
+    /// Lines below `[upstreams.main]`. Further tables may follow them: other upstreams, `[mcp_servers.…]`.
     pub upstream: String,
     /// Postgres to use; a test database of its own when there is none.
     pub database_url: Option<String>,
@@ -40,6 +42,7 @@ impl Default for Options {
             server: String::new(),
             store: String::new(),
             runs: String::new(),
+            agent: String::new(),
             upstream: String::new(),
             database_url: None,
             environment: Vec::new(),
@@ -129,13 +132,24 @@ impl Stack {
             ApiKind::Responses => "responses",
             ApiKind::ChatCompletions => "chat_completions",
         };
+        let says_upstream = options.agent.lines().any(|line| {
+            line.split('=')
+                .next()
+                .is_some_and(|key| key.trim() == "upstream")
+        });
+        let main = if says_upstream {
+            ""
+        } else {
+            "upstream = \"main\"\n"
+        };
         let config = format!(
             "[server]\n{}\n[store]\n{}\n[runs]\n{}\n\
-             [[agents]]\nname = \"agent\"\nupstream = \"main\"\nmodel = \"scripted\"\n\
+             [[agents]]\nname = \"agent\"\nmodel = \"scripted\"\n{main}{}\n\
              [upstreams.main]\nkind = \"{kind}\"\nbase_url = \"{}\"\n{}\n",
             options.server,
             options.store,
             options.runs,
+            options.agent,
             upstream.base_url(),
             options.upstream,
         );

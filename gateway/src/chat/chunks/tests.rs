@@ -182,6 +182,8 @@ fn calls_of_the_clients_tools_come_piece_by_piece() {
     {"tool_calls":[{"index":0,"function":{"arguments":"\"Oslo\"}"}}]}
     {"tool_calls":[{"index":1,"id":"c2","type":"custom","custom":{"name":"shell","input":""}}]}
     {"tool_calls":[{"index":1,"custom":{"input":"ls"}}]}
+    {"tool_calls":[{"index":2,"id":"call_01923456789a7bcd8ef0123456789abco3","type":"function","function":{"name":"weather","arguments":""}}]}
+    {"tool_calls":[{"index":2,"function":{"arguments":"{}"}}]}
     tool_calls null null
     data: [DONE]
     "#);
@@ -234,7 +236,7 @@ fn tools_that_the_server_runs_are_progress_and_never_calls() {
     event: hermes.tool.progress data: {"tool":"terminal","toolCallId":"c1","status":"completed"}
     event: hermes.tool.progress data: {"tool":"web_search","emoji":"🔍","label":"web_search","toolCallId":"ws_01923456789a7bcd8ef0123456789abco5","status":"running"}
     event: hermes.tool.progress data: {"tool":"web_search","toolCallId":"ws_01923456789a7bcd8ef0123456789abco5","status":"completed"}
-    event: hermes.tool.progress data: {"tool":"read_file","emoji":"📖","label":"read_file","toolCallId":"mcp_01923456789a7bcd8ef0123456789abco6","status":"running"}
+    event: hermes.tool.progress data: {"tool":"read_file","emoji":"📖","label":"/etc/hosts","toolCallId":"mcp_01923456789a7bcd8ef0123456789abco6","status":"running"}
     event: hermes.tool.progress data: {"tool":"read_file","toolCallId":"mcp_01923456789a7bcd8ef0123456789abco6","status":"completed"}
     {"content":"\n\n"}
     {"content":"Found."}
@@ -252,6 +254,73 @@ fn tools_that_the_server_runs_are_progress_and_never_calls() {
     {"content":"Found."}
     stop null null
     data: [DONE]
+    "#);
+}
+
+/// REQ-66, REQ-69
+#[test]
+fn progress_lasts_from_the_call_to_its_result() {
+    let item = |item: Value| talaria_proto::v1::OutputItem {
+        item: item.to_string().into(),
+        ..Default::default()
+    };
+    let added = |json: Value| Kind::OutputItemAdded(item(json));
+    let done = |json: Value| Kind::OutputItemDone(item(json));
+    let written = |id: &str, arguments: &str| {
+        Kind::McpCallArgumentsDone(talaria_proto::v1::ItemText {
+            item_id: id.to_owned(),
+            text: arguments.to_owned(),
+            ..Default::default()
+        })
+    };
+    let at = |output_index, mut kind: Kind| {
+        if let Kind::OutputItemAdded(item) | Kind::OutputItemDone(item) = &mut kind {
+            item.output_index = output_index;
+        }
+        kind
+    };
+    let call = json!({"type": "function_call", "call_id": "c1", "name": "read", "arguments": "{\"path\":\"/a\"}"});
+    let hidden = json!({"type": "mcp_call", "id": "m2", "name": "_think", "arguments": ""});
+    let output = |status: &str| json!({"type": "function_call_output", "call_id": "c1", "status": status, "output": []});
+    let remote =
+        |status: &str| json!({"type": "mcp_call", "id": "m1", "name": "web", "status": status});
+    let events = [
+        at(0, done(call)),
+        at(1, added(output("in_progress"))),
+        at(2, added(remote("in_progress"))),
+        written("m1", "{\"query\":\"rain\"}"),
+        at(3, added(hidden.clone())),
+        written("m2", "{}"),
+        at(1, done(output("completed"))),
+        at(3, done(hidden)),
+        at(2, done(remote("failed"))),
+    ];
+
+    let mut chunks = Chunks::new(&created(), PLAIN);
+    let mut shown = Vec::new();
+    for kind in events {
+        let mut out = String::new();
+        let event = Event {
+            kind: Some(kind),
+            ..Event::default()
+        };
+        chunks.push(&mut out, &event);
+        shown.push(match out.rsplit_once("data: ") {
+            Some((before, data)) if before.contains("progress") => data.trim_end().to_owned(),
+            _ => String::new(),
+        });
+    }
+
+    insta::assert_snapshot!(shown.join("\n"), @r#"
+    {"tool":"read","emoji":"📖","label":"/a","toolCallId":"c1","status":"running"}
+
+
+    {"tool":"web","emoji":"🌐","label":"rain","toolCallId":"m1","status":"running"}
+
+
+    {"tool":"read","toolCallId":"c1","status":"completed"}
+
+    {"tool":"web","toolCallId":"m1","status":"completed"}
     "#);
 }
 

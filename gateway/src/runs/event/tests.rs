@@ -131,6 +131,7 @@ fn each_call_that_the_run_makes_begins_and_ends_once() {
         Kind::McpCallArgumentsDone(arguments),
         done(r#"{"type":"mcp_call","id":"mcp_1","name":"read","error":"gone"}"#),
         done(r#"{"type":"function_call","call_id":"c","name":"theirs","arguments":"{\"a\":1}"}"#),
+        added(r#"{"type":"function_call_output","call_id":"c","status":"in_progress","output":""}"#),
         done(r#"{"type":"function_call_output","call_id":"c","output":"1"}"#),
         added(r#"{"type":"code_interpreter_call","id":"ci_1"}"#),
         done(r#"{"type":"code_interpreter_call","id":"ci_1","status":"incomplete"}"#),
@@ -140,9 +141,9 @@ fn each_call_that_the_run_makes_begins_and_ends_once() {
     4 "tool.started","tool":"read","preview":"/a b"
     5 "tool.completed","tool":"read","duration":0.300,"error":true
     6 "tool.started","tool":"theirs","preview":null
-    7 "tool.completed","tool":"theirs","duration":0.100,"error":false
-    8 "tool.started","tool":"code_interpreter","preview":null
-    9 "tool.completed","tool":"code_interpreter","duration":0.100,"error":true
+    8 "tool.completed","tool":"theirs","duration":0.100,"error":false
+    9 "tool.started","tool":"code_interpreter","preview":null
+    10 "tool.completed","tool":"code_interpreter","duration":0.100,"error":true
     "#);
 }
 

@@ -79,7 +79,13 @@ impl Finished<'_> {
             }
             ("message" | "reasoning", _) | ("mcp_call", "output" | "error") => Begins::Absent,
             (item_type, name) if text_member(item_type) == Some(name) => Begins::As(EMPTY),
-            (_, "status") if is_call => Begins::As(r#""in_progress""#),
+            ("function_call_output", "output") => match self.members.get(name) {
+                Some(list) if list.starts_with('[') => Begins::As("[]"),
+                Some(_) | None => Begins::As(EMPTY),
+            },
+            (_, "status") if is_call || self.item_type == "function_call_output" => {
+                Begins::As(r#""in_progress""#)
+            }
             ("code_interpreter_call", "code") => Begins::As(EMPTY),
             _ => Begins::AsItIs,
         }

@@ -154,7 +154,7 @@ fn every_item_is_shown_whole_between_its_ends() {
     32     + "{\"a\":1}"
     33     = "{\"a\":1}"
     34 done {"id":"fc_1","type":"function_call","status":"completed","call_id":"c","name":"f","arguments":"{\"a\":1}"}
-    35 added {"id":"fco_1","type":"function_call_output","status":"completed","call_id":"c","output":"1"}
+    35 added {"id":"fco_1","type":"function_call_output","status":"in_progress","call_id":"c","output":""}
     36 done {"id":"fco_1","type":"function_call_output","status":"completed","call_id":"c","output":"1"}
     37 added {"id":"ctc_1","type":"custom_tool_call","status":"in_progress","call_id":"d","name":"g","input":""}
     38     = ""

@@ -7,6 +7,7 @@ use talaria_proto::v1::{ContentPart, OutputItem, PartText, SummaryPart};
 use super::shape::{merge, text};
 use super::{Run, index_u32, json_array};
 use crate::item::{PartKind, json_bytes};
+use crate::marker::upstream_id;
 use crate::model::{Field, Object};
 
 impl Run {
@@ -18,6 +19,7 @@ impl Run {
         let (summary, content) = (item.summary.len(), item.content.len());
         let reasoning = item.item_type == "reasoning";
         let message = item.item_type == "message";
+        let is_ours = item.marker.is_some();
         for part in 0..summary {
             self.close_part(index, Field::ReasoningSummary, part);
         }
@@ -35,11 +37,18 @@ impl Run {
         if !reasoning && !message {
             self.emit_item_text(index);
         }
+        if is_ours {
+            // The model is done with it, the server is not.
+            if status == "incomplete" {
+                self.leave_call_out(index);
+            }
+            return;
+        }
         let Some(item) = self.open_item_at(index) else {
             return;
         };
-        let upstream_id = match whole.as_ref().map(|whole| text(whole, "id")) {
-            Some(id) if !id.is_empty() => id.to_owned(),
+        let upstream_id = match whole.as_ref().map(|whole| upstream_id(text(whole, "id"))) {
+            Some(id) if !id.is_empty() => id,
             _ => item.upstream_id.clone(),
         };
         let base = match whole {

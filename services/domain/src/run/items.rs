@@ -9,6 +9,7 @@ use super::shape::{added_object, holds, item_type, text};
 use super::{Run, add_usage, index_u32};
 use crate::ids::{ItemPlace, Side};
 use crate::item::{Item, OpenItem, Part, PartKind, json_bytes, text_member};
+use crate::marker::upstream_id;
 use crate::model::{Field, ItemKey, ModelEvent, Object, Outcome};
 
 /// Where an upstream's item and its parts stand in the output.
@@ -77,6 +78,10 @@ impl Run {
         let Some(item) = self.open_item_at(index) else {
             return;
         };
+        // How far a call of ours is, only we know.
+        if item.marker.is_some() {
+            return;
+        }
         let item_id = item.id.clone();
         let fields = if fields.is_empty() {
             Bytes::new()
@@ -108,6 +113,9 @@ impl Run {
         if !matches!(outcome, Outcome::Failed(_)) {
             self.back_fill(output);
             let incomplete = matches!(outcome, Outcome::Incomplete { .. });
+            if incomplete {
+                self.leave_calls_out();
+            }
             let open = self.open_items();
             for index in open {
                 self.close_item(
@@ -139,7 +147,7 @@ impl Run {
                 Some(at) => {
                     let same_type = self
                         .open_item_at(index)
-                        .is_some_and(|open| Some(open.item_type.as_str()) == item_type(&item));
+                        .is_some_and(|open| is_of_type(open, &item));
                     if same_type {
                         self.complete_item(at, item);
                     }
@@ -159,10 +167,11 @@ impl Run {
         self.open.iter().rposition(|open| open.key == key)
     }
 
+    /// The item at `index`, while the model writes it.
     pub(super) fn open_item_at(&self, index: usize) -> Option<&OpenItem> {
         match self.snapshot.items().get(index) {
-            Some(Item::Open(item)) => Some(item),
-            _ => None,
+            Some(Item::Open(item)) if !item.waits_for_tool() => Some(item),
+            Some(Item::Open(_) | Item::Done { .. }) | None => None,
         }
     }
 
@@ -201,8 +210,12 @@ impl Run {
             side: Side::Output,
             index: index_u32(index),
         };
-        let added = added_object(item, item_type, place);
-        let upstream_id = text(item, "id").to_owned();
+        let upstream_id = upstream_id(text(item, "id"));
+        let (added, upstream_id) = match self.mcp_call(item, item_type, &upstream_id, place) {
+            Some(call) => call,
+            None => (added_object(item, item_type, place), upstream_id),
+        };
+        let added = self.with_call_id_of_its_own(added, place);
         let added = OutputItem {
             output_index: index_u32(index),
             item: json_bytes(&Value::Object(added)),
@@ -227,7 +240,7 @@ impl Run {
             .iter()
             .filter_map(|open| {
                 let item = self.open_item_at(open.index)?;
-                let whole_call = item.item_type == "function_call"
+                let whole_call = (item.item_type == "function_call" || item.marker.is_some())
                     && item.text.starts_with('{')
                     && serde_json::from_str::<serde::de::IgnoredAny>(&item.text).is_ok();
                 (!open.announced || whole_call).then_some(open.index)
@@ -273,10 +286,10 @@ impl Run {
         let Some(open) = self.open_item_at(index) else {
             return;
         };
-        let open_type = open.item_type.clone();
-        if item_type(&item) != Some(open_type.as_str()) {
+        if !is_of_type(open, &item) {
             return;
         }
+        let open_type = open.item_type.clone();
         if let Some(member) = text_member(&open_type) {
             match item.get(member) {
                 Some(Value::String(text)) => self.complete_call_text(index, text),
@@ -421,6 +434,16 @@ impl Run {
             self.emit_item_delta(index, rest);
         }
     }
+}
+
+/// Whether the upstream's `item` is what is shown as `open`.
+fn is_of_type(open: &OpenItem, item: &Object) -> bool {
+    let shown_as = match open.marker {
+        // The upstream knows calls of ours as its functions.
+        Some(_) => "function_call",
+        None => open.item_type.as_str(),
+    };
+    item_type(item) == Some(shown_as)
 }
 
 /// Marks keys of items that only the final output named.

@@ -48,6 +48,9 @@ pub(super) fn added_object(item: &Object, item_type: &str, place: ItemPlace) -> 
             let member = text_member(item_type).unwrap_or("arguments");
             added.insert(member.into(), "".into());
         }
+        "function_call_output" => {
+            added.insert("status".into(), "in_progress".into());
+        }
         _ => {
             if let Some(member) = text_member(item_type) {
                 added.insert("status".into(), "in_progress".into());

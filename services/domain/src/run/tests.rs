@@ -4,6 +4,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::model::{Field, ItemKey, Object};
 
+mod limits;
+mod resume;
+mod tools;
+
 const ID: Uuid = Uuid::from_u128(7);
 
 fn run() -> Run {

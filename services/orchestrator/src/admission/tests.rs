@@ -62,6 +62,7 @@ fn a_full_server_still_takes_who_waits_in_line_until_the_line_is_full_too() {
         owner: Uuid::nil(),
         tenant: "t",
         agent_name: "a",
+        inherit_instructions: true,
         request: &request,
         idempotency: None,
         no_place: Some(Reason::RateLimitExceeded.status("full")),

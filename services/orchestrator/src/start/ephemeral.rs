@@ -38,6 +38,7 @@ pub async fn start_ephemeral(
         owner: shared.incarnation,
         tenant,
         agent_name: &agent.name,
+        inherit_instructions: agent.inherit_instructions,
         request: &request,
         idempotency: None,
         no_place: None,
@@ -61,6 +62,7 @@ pub async fn start_ephemeral(
         firsts.push(Ok(message(Message::Events(events))));
     }
     let owned = CancellationToken::new();
+    let tool_shape = agent.tool_shape(&request);
     let execution = Execution {
         agent,
         run,
@@ -69,6 +71,9 @@ pub async fn start_ephemeral(
         turns,
         instructions,
         parameters,
+        tool_shape,
+        streamed: request.stream,
+        on_broken_stream: shared.config.on_broken_stream,
         watched: follow == Follow::Events,
         sink: Sink::Ephemeral(Ephemeral {
             to,
@@ -78,6 +83,7 @@ pub async fn start_ephemeral(
         cancel: CancellationToken::new(),
         stamps,
         now: clock::unix_millis,
+        draining: shared.draining.clone(),
         // The run belongs to this call: when it is dropped, the run is.
         release: owned.clone(),
     };

@@ -132,6 +132,7 @@ async fn admit_stored(shared: &Arc<Shared>, asking: Asking) -> Result<Started, R
         owner: shared.incarnation,
         tenant: &asking.tenant,
         agent_name: &agent.name,
+        inherit_instructions: agent.inherit_instructions,
         request: &asking.request,
         idempotency: asking.idempotency.as_ref(),
         no_place,
@@ -197,6 +198,7 @@ fn begin(shared: &Arc<Shared>, asking: Asking, ready: Ready, admitted: Admitted)
         feed: Arc::clone(&feed),
         tasks: shared.tasks.clone(),
     };
+    let tool_shape = ready.agent.tool_shape(&asking.request);
     let execution = Execution {
         agent: ready.agent,
         run: admitted.run,
@@ -205,11 +207,15 @@ fn begin(shared: &Arc<Shared>, asking: Asking, ready: Ready, admitted: Admitted)
         turns: admitted.turns,
         instructions: admitted.instructions,
         parameters: ready.parameters,
+        tool_shape,
+        streamed: asking.request.stream,
+        on_broken_stream: shared.config.on_broken_stream,
         watched: asking.follow == Follow::Events,
         sink: Sink::Stored(stored),
         cancel: ready.cancel,
         stamps: admitted.stamps,
         now: clock::unix_millis,
+        draining: shared.draining.clone(),
         release: shared.release.clone(),
     };
     shared.execute(

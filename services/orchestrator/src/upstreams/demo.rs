@@ -1,5 +1,6 @@
 //! An upstream that needs no network and no key, so that a newcomer's first command works.
 
+mod errand;
 mod reply;
 
 use std::collections::VecDeque;
@@ -10,15 +11,13 @@ use talaria_domain::model::{Field, ItemKey, ModelCall, ModelEvent, Outcome};
 use talaria_proto::v1::Usage;
 use tokio::time::{Instant, sleep_until};
 
-pub use self::reply::{Reply, reply};
+pub use self::reply::{Call, Reply, reply};
 
 /// How long a word takes, unless another pace is asked for.
 pub const DEFAULT_PACE: Duration = Duration::from_millis(30);
 
 /// How much longer a word of a slow reply takes.
 const SLOWNESS: u32 = 4;
-
-const KEY: ItemKey = ItemKey(0);
 
 /// A reply on its way, word by word.
 #[derive(Debug)]
@@ -63,9 +62,12 @@ impl Stream {
 fn steps(call: &ModelCall, reply: Reply) -> VecDeque<ModelEvent> {
     let (mut steps, text) = match reply {
         Reply::Text { text, .. } => (said_in_words(&text), text),
-        Reply::FunctionCall { name, arguments } => {
-            let id = format!("call_demo_{}", call.context.len());
-            (function_called(&id, &name, &arguments), arguments)
+        Reply::Calls(calls) => {
+            let place = call.context.len() as u64;
+            let called = (place..).zip(&calls);
+            let steps = called.flat_map(|(key, call)| function_called(ItemKey(key), call));
+            let arguments: Vec<&str> = calls.iter().map(|call| call.arguments.as_str()).collect();
+            (steps.collect(), arguments.join(" "))
         }
     };
     let usage = Some(usage(call, &text));
@@ -80,7 +82,7 @@ fn steps(call: &ModelCall, reply: Reply) -> VecDeque<ModelEvent> {
 
 fn said_in_words(text: &str) -> VecDeque<ModelEvent> {
     let words = text.split_inclusive(' ').map(|word| ModelEvent::Delta {
-        key: KEY,
+        key: ItemKey(0),
         field: Field::Text,
         part: 0,
         delta: word.to_owned(),
@@ -89,19 +91,21 @@ fn said_in_words(text: &str) -> VecDeque<ModelEvent> {
     words.collect()
 }
 
-fn function_called(id: &str, name: &str, arguments: &str) -> VecDeque<ModelEvent> {
-    let item = json!({"type": "function_call", "call_id": id, "name": name, "arguments": ""});
+/// The place of a call in the conversation makes its id, so that no two of one conversation have the same.
+fn function_called(key: ItemKey, call: &Call) -> [ModelEvent; 2] {
+    let id = format!("call_demo_{}", key.0);
+    let item = json!({"type": "function_call", "call_id": id, "name": call.name, "arguments": ""});
     let item = item.as_object().cloned().unwrap_or_default();
-    VecDeque::from([
-        ModelEvent::ItemAdded { key: KEY, item },
+    [
+        ModelEvent::ItemAdded { key, item },
         ModelEvent::Delta {
-            key: KEY,
+            key,
             field: Field::Arguments,
             part: 0,
-            delta: arguments.to_owned(),
+            delta: call.arguments.clone(),
             logprobs: Vec::new(),
         },
-    ])
+    ]
 }
 
 /// A word counts as a token.

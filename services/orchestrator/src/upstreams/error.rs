@@ -46,6 +46,16 @@ pub enum CallErrorKind {
     Broken,
     /// The answer is neither an event stream nor JSON, or has no bounds.
     Protocol,
+    /// The answer ended without saying anything.
+    Empty,
+    /// The upstream said within its answer that it failed.
+    Reported {
+        transient: bool,
+    },
+    /// It failed too often of late to be asked, for this long.
+    Unhealthy {
+        retry_after: Duration,
+    },
 }
 
 /// What was waited for too long.
@@ -57,17 +67,99 @@ pub enum Wait {
 }
 
 impl CallError {
+    /// Whether the upstream refuses to stream, and may answer otherwise.
+    pub fn is_about_streaming(&self) -> bool {
+        match self.kind {
+            CallErrorKind::Protocol => true,
+            CallErrorKind::Status { status, .. } => {
+                let message = self.error.message.to_lowercase();
+                let refuses = ["support", "not allowed", "disabled", "must be false"];
+                matches!(status, 400 | 405 | 406 | 415 | 422 | 501)
+                    && (self.error.param.as_deref() == Some("stream")
+                        || (message.contains("stream")
+                            && refuses.iter().any(|word| message.contains(word))))
+            }
+            CallErrorKind::Connect
+            | CallErrorKind::Timeout(_)
+            | CallErrorKind::Broken
+            | CallErrorKind::Empty
+            | CallErrorKind::Reported { .. }
+            | CallErrorKind::Unhealthy { .. } => false,
+        }
+    }
+
+    /// The failure that an upstream reported within its answer.
+    pub fn reported(error: ResponseError) -> Self {
+        let is_the_client_s = matches!(
+            error.r#type.as_str(),
+            "invalid_request_error"
+                | "authentication_error"
+                | "permission_error"
+                | "not_found_error"
+                | "insufficient_quota"
+        );
+        let is_the_server_s = matches!(error.code.as_str(), "server_error" | "rate_limit_exceeded");
+        let transient = is_the_server_s && !is_the_client_s;
+        Self {
+            kind: CallErrorKind::Reported { transient },
+            error: Box::new(error),
+            source: None,
+        }
+    }
+
+    /// An answer that ended before it began.
+    pub fn empty() -> Self {
+        let message = "The model ended its answer without saying anything.";
+        Self::of(CallErrorKind::Empty, message, None)
+    }
+
+    /// An upstream that is not asked for the time being.
+    pub fn unhealthy(retry_after: Duration) -> Self {
+        let kind = CallErrorKind::Unhealthy { retry_after };
+        Self::of(kind, "The upstream is not available right now.", None)
+    }
+}
+
+impl CallErrorKind {
     /// Whether the same call may work a little later.
     pub fn is_transient(&self) -> bool {
-        match self.kind {
+        match *self {
             CallErrorKind::Connect
             | CallErrorKind::Broken
+            | CallErrorKind::Empty
+            | CallErrorKind::Unhealthy { .. }
             | CallErrorKind::Timeout(Wait::FirstByte | Wait::Idle) => true,
             CallErrorKind::Timeout(Wait::Total) | CallErrorKind::Protocol => false,
+            CallErrorKind::Reported { transient } => transient,
             CallErrorKind::Status { status, .. } => matches!(status, 408 | 409 | 429 | 500..=599),
         }
     }
 
+    /// Whether the upstream itself seems to be in trouble, rather than this call.
+    pub fn is_trouble(&self) -> bool {
+        match *self {
+            Self::Connect | Self::Broken | Self::Timeout(_) => true,
+            Self::Status { status, .. } => status >= 500,
+            Self::Protocol | Self::Empty | Self::Reported { .. } | Self::Unhealthy { .. } => false,
+        }
+    }
+
+    /// How long the upstream asks to wait.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match *self {
+            Self::Status { retry_after, .. } => retry_after,
+            Self::Unhealthy { retry_after } => Some(retry_after),
+            Self::Connect
+            | Self::Broken
+            | Self::Timeout(_)
+            | Self::Protocol
+            | Self::Empty
+            | Self::Reported { .. } => None,
+        }
+    }
+}
+
+impl CallError {
     pub(super) fn connect(source: reqwest::Error) -> Self {
         Self::of(
             CallErrorKind::Connect,

@@ -10,7 +10,7 @@ use reqwest::{Response, Url};
 use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout_at};
 
-use super::{CallError, Error, UpstreamConfig, Wait};
+use super::{CallError, Error, Form, UpstreamConfig, Wait};
 
 /// How much of a refusal's body is read.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
@@ -78,10 +78,14 @@ impl Client {
     }
 
     /// Sends a JSON body and returns once the upstream has accepted it.
-    pub async fn post(&self, body: String) -> Result<Body, CallError> {
+    pub async fn post(&self, body: String, form: Form) -> Result<Body, CallError> {
         let now = Instant::now();
         let total = now + self.total_timeout;
-        let first_byte = now + self.first_byte_timeout;
+        let first_byte = match form {
+            Form::Stream => now + self.first_byte_timeout,
+            // Nothing comes before everything does.
+            Form::Whole => total,
+        };
         let sent = self.http.post(self.url.clone()).body(body).send();
         let response = match timeout_at(first_byte.min(total), sent).await {
             Err(_) => return Err(CallError::timeout(Wait::FirstByte)),

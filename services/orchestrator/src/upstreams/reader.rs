@@ -13,6 +13,8 @@ const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 pub struct Reader {
     form: Form,
     parser: Parser,
+    /// Something came that is an event.
+    has_events: bool,
     finished: bool,
 }
 
@@ -48,6 +50,7 @@ impl Reader {
         Self {
             form: Form::Unknown,
             parser,
+            has_events: false,
             finished: false,
         }
     }
@@ -71,7 +74,10 @@ impl Reader {
         match &mut self.form {
             Form::Unknown => {}
             Form::Events(decoder) => {
-                decoder.push(bytes, |frame| self.parser.push(&frame, events))?;
+                decoder.push(bytes, |frame| {
+                    self.has_events = true;
+                    self.parser.push(&frame, events);
+                })?;
             }
             Form::Whole(body) if body.len() + bytes.len() > MAX_BODY_BYTES => {
                 return Err(CallError::protocol("The upstream's answer is too long."));
@@ -87,7 +93,16 @@ impl Reader {
         match std::mem::replace(&mut self.form, Form::Unknown) {
             Form::Unknown => {}
             Form::Events(mut decoder) => {
-                decoder.finish(|frame| self.parser.push(&frame, events));
+                decoder.finish(|frame| {
+                    self.has_events = true;
+                    self.parser.push(&frame, events);
+                });
+                if !self.has_events {
+                    self.finished = true;
+                    return Err(CallError::protocol(
+                        "The upstream's answer is no event stream.",
+                    ));
+                }
                 self.parser.finish(events);
             }
             Form::Whole(body) => {

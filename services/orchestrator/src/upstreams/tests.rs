@@ -70,6 +70,7 @@ fn config(kind: Kind, base_url: &str) -> UpstreamConfig {
         first_byte_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(5),
         total_timeout: Duration::from_secs(10),
+        max_retries: 0,
     }
 }
 
@@ -92,7 +93,7 @@ fn model_call() -> ModelCall {
 /// Everything a call says, and how it ends.
 async fn said(upstream: &Upstream) -> (Vec<ModelEvent>, Result<(), CallErrorKind>) {
     let mut events = Vec::new();
-    let mut stream = match upstream.call(&model_call()).await {
+    let mut stream = match upstream.call(&model_call(), Form::Stream).await {
         Ok(stream) => stream,
         Err(error) => return (events, Err(error.kind)),
     };
@@ -165,7 +166,10 @@ async fn a_call_is_posted_with_its_key_and_its_stream_is_read() {
     assert_eq!(seen.path, "/v1/responses");
     assert_eq!(seen.headers["authorization"], "Bearer sk-secret-key");
     assert_eq!(seen.headers["content-type"], "application/json");
-    assert_eq!(seen.body, responses::request::body(&model_call()));
+    assert_eq!(
+        seen.body,
+        responses::request::body(&model_call(), Form::Stream)
+    );
 }
 
 #[tokio::test]
@@ -286,7 +290,7 @@ async fn a_refusal_says_why_without_key_or_address() {
     .await;
 
     let error = upstream(Kind::Responses, &server)
-        .call(&model_call())
+        .call(&model_call(), Form::Stream)
         .await
         .unwrap_err();
 
@@ -298,7 +302,7 @@ async fn a_refusal_says_why_without_key_or_address() {
             retry_after
         }
     );
-    assert!(error.is_transient());
+    assert!(error.kind.is_transient());
     let expected = ResponseError {
         code: "rate_limit_exceeded".to_owned(),
         param: Some("p".to_owned()),
@@ -335,12 +339,12 @@ async fn refusals_without_words_get_some() {
         let server = serve(move |_| (status, [("location", "/x")], body).into_response()).await;
 
         let error = upstream(Kind::Responses, &server)
-            .call(&model_call())
+            .call(&model_call(), Form::Stream)
             .await
             .unwrap_err();
 
         assert_eq!(error.to_string(), message);
-        assert_eq!(error.is_transient(), status == StatusCode::BAD_GATEWAY);
+        assert_eq!(error.kind.is_transient(), status == StatusCode::BAD_GATEWAY);
     }
 }
 
@@ -408,7 +412,7 @@ async fn dropping_the_stream_ends_the_request() {
     })
     .await;
     let mut stream = upstream(Kind::Responses, &server)
-        .call(&model_call())
+        .call(&model_call(), Form::Stream)
         .await
         .unwrap();
     let mut events = Vec::new();
@@ -430,7 +434,7 @@ async fn waiting_can_be_given_up_and_taken_up_again() {
     })
     .await;
     let mut stream = upstream(Kind::Responses, &server)
-        .call(&model_call())
+        .call(&model_call(), Form::Stream)
         .await
         .unwrap();
     let mut events = Vec::new();
@@ -464,7 +468,7 @@ async fn a_drained_connection_serves_the_next_call() {
     let upstream = Upstream::new(config(Kind::Responses, &base_url)).unwrap();
 
     for _ in 0..2 {
-        let mut stream = upstream.call(&model_call()).await.unwrap();
+        let mut stream = upstream.call(&model_call(), Form::Stream).await.unwrap();
         let mut events = Vec::new();
         while stream.next(&mut events).await.unwrap() {}
         stream.drain().await;

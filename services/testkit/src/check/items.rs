@@ -176,7 +176,24 @@ impl Items {
             "item id {} is used twice",
             item.id
         );
+        if let Some(call_id) = item.call_id("function_call_output") {
+            self.check_answers(call_id)?;
+        }
         self.items.push(item);
+        Ok(())
+    }
+
+    /// An output answers a whole call before it, to which there was none.
+    fn check_answers(&self, call_id: &str) -> anyhow::Result<()> {
+        let of_type = |item_type| {
+            let with_id = move |item: &&Item| item.call_id(item_type) == Some(call_id);
+            self.items.iter().filter(with_id)
+        };
+        let calls = of_type("function_call").filter(|call| call.is_closed());
+        ensure!(
+            calls.count() > of_type("function_call_output").count(),
+            "no call {call_id} waits for an output"
+        );
         Ok(())
     }
 

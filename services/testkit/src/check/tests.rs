@@ -15,7 +15,7 @@ fn a_good_stream_passes() {
     let expected = Summary {
         response_id: last["id"].as_str().unwrap_or_default().to_owned(),
         status: "completed".into(),
-        events: 29,
+        events: 31,
         attempts: 1,
         text: "Hello".into(),
         items,
@@ -114,7 +114,7 @@ const MUTATIONS: &[(&str, Change)] = &[
     ("comes after the end", |events| {
         events.push(events[events.len() - 1].clone());
     }),
-    ("mcp_1 was never done", |events| {
+    ("fco_1 was never done", |events| {
         let last = events.len() - 1;
         events.swap(last, last - 1);
     }),
@@ -358,6 +358,22 @@ const MUTATIONS: &[(&str, Change)] = &[
     ("its last event was", |events| {
         first(events, "mcp_call.completed")["type"] = json!("response.mcp_call.failed");
     }),
+    ("no call call_2 waits", |events| {
+        nth(events, "output_item.added", 4)["item"]["call_id"] = json!("call_2");
+    }),
+    ("no call call_1 waits", |events| {
+        let mut again = nth(events, "output_item.added", 4).clone();
+        again["output_index"] = json!(5);
+        again["item"]["id"] = json!("fco_2");
+        let behind = position(events, "output_item.added", 4) + 1;
+        events.insert(behind, again);
+    }),
+    ("status does not begin as", |events| {
+        nth(events, "output_item.added", 4)["item"]["status"] = json!("completed");
+    }),
+    ("neither a text nor a list", |events| {
+        nth(events, "output_item.done", 4)["item"]["output"] = Value::Null;
+    }),
 ];
 
 #[test]
@@ -476,12 +492,18 @@ fn frames_that_are_written_differently_are_refused() {
     }
 }
 
-/// A reasoning item, a message with an annotation, a function call and an MCP call.
+/// A reasoning item, a message with an annotation, a function call, an MCP call and the function's output.
 fn good_events() -> Vec<Value> {
     let mcp_call = |status: &str, arguments: &str, output: Value| {
         json!({
             "id": "mcp_1", "type": "mcp_call", "status": status, "server_label": "files", "name": "read",
             "arguments": arguments, "output": output, "error": null, "approval_request_id": null,
+        })
+    };
+    let output = |status: &str, output: Value| {
+        json!({
+            "id": "fco_1", "type": "function_call_output", "status": status, "call_id": "call_1",
+            "output": output,
         })
     };
     let place = json!({ "item_id": "mcp_1", "output_index": 3 });
@@ -496,6 +518,11 @@ fn good_events() -> Vec<Value> {
         .event("response.mcp_call_arguments.done", arguments("arguments"))
         .event("response.mcp_call.completed", place)
         .end_item(mcp_call("completed", "{}", json!("ok")))
+        .begin_item(&output("in_progress", json!([])))
+        .end_item(output(
+            "completed",
+            json!([{ "type": "input_text", "text": "ok" }]),
+        ))
         .completed();
     let mut events = events_of(&script);
     annotate(&mut events);

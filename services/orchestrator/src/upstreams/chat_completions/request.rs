@@ -5,6 +5,7 @@ use talaria_domain::model::{ModelCall, Object};
 use tracing::debug;
 
 use super::messages::messages;
+use crate::upstreams::Form;
 
 /// Parameters with the same name and meaning in both APIs, and those that only this one has: clients of our own chat
 /// completions send them.
@@ -28,7 +29,7 @@ const SAME: [&str; 13] = [
 ///
 /// The limit is sent as `max_tokens`: OpenAI's newer models want `max_completion_tokens`, but they are better asked
 /// through the Responses API, and most others know only the old name.
-pub fn body(call: &ModelCall) -> String {
+pub fn body(call: &ModelCall, form: Form) -> String {
     let given = |name: &str| call.parameters.get(name).filter(|value| !value.is_null());
     let mut body = Object::new();
     body.insert("model".to_owned(), call.model.as_str().into());
@@ -60,8 +61,15 @@ pub fn body(call: &ModelCall) -> String {
     let format = given("text").and_then(|text| response_format(text.get("format")?));
     body.extend(format.map(|format| ("response_format".to_owned(), format)));
     push_tools(call, &mut body);
-    body.insert("stream".to_owned(), true.into());
-    body.insert("stream_options".to_owned(), json!({"include_usage": true}));
+    match form {
+        Form::Stream => {
+            body.insert("stream".to_owned(), true.into());
+            body.insert("stream_options".to_owned(), json!({"include_usage": true}));
+        }
+        Form::Whole => {
+            body.insert("stream".to_owned(), false.into());
+        }
+    }
     Value::Object(body).to_string()
 }
 
@@ -162,12 +170,13 @@ mod tests {
             json: r#"{"role":"user","content":"Hi"}"#.into(),
             upstream_id: None,
         };
-        body(&ModelCall {
+        let call = ModelCall {
             model: "m".to_owned(),
             instructions: None,
             context: vec![user],
             parameters: parameters.as_object().unwrap().clone(),
-        })
+        };
+        body(&call, Form::Stream)
     }
 
     #[test]

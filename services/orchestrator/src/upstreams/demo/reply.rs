@@ -3,6 +3,8 @@
 use serde_json::Value;
 use talaria_domain::model::{ModelCall, Object};
 
+use super::errand::errands;
+
 /// A sentence of the slow reply.
 const SLOW: &str = "I am taking a little time, so that you may leave and come back: \
     the run goes on without you, and every word waits in its log. ";
@@ -15,8 +17,20 @@ const CODEWORD: &str = "codeword";
 /// An answer of the demo upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    Text { text: String, slow: bool },
-    FunctionCall { name: String, arguments: String },
+    Text {
+        text: String,
+        slow: bool,
+    },
+    /// One at least, all at once.
+    Calls(Vec<Call>),
+}
+
+/// A call of one of the functions that the demo upstream was offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    pub name: String,
+    /// A JSON object.
+    pub arguments: String,
 }
 
 impl Reply {
@@ -33,17 +47,21 @@ pub fn reply(call: &ModelCall) -> Reply {
     let question = asked.map(|at| text_of(&items[at])).unwrap_or_default();
     let question = question.trim();
     let since = &items[asked.map_or(0, |at| at + 1)..];
-    if let Some(output) = since
+    let outputs = since
         .iter()
-        .rfind(|item| kind(item) == "function_call_output")
-    {
-        return said(format!("The tool answered: {}", text_of(output)));
+        .filter(|item| kind(item) == "function_call_output");
+    let outputs: Vec<String> = outputs.map(text_of).collect();
+    match &outputs[..] {
+        [] => {}
+        [output] => return said(format!("The tool answered: {output}")),
+        outputs => return said(format!("The tools answered: {}", outputs.join(" · "))),
     }
     if let Some(exactly) = after(question, "reply with exactly:") {
         return said(exactly);
     }
-    if let Some(call) = asked_for_call(question, call) {
-        return call;
+    let offered = offered(call);
+    if let Some(call) = asked_for_call(question, &offered) {
+        return Reply::Calls(vec![call]);
     }
     if find(question, CODEWORD).is_some() {
         return said(about_codeword(question, &items[..asked.unwrap_or(0)]));
@@ -53,6 +71,10 @@ pub fn reply(call: &ModelCall) -> Reply {
             text: SLOW.repeat(SLOW_REPEATS).trim_end().to_owned(),
             slow: true,
         };
+    }
+    let errands = errands(question, &offered);
+    if !errands.is_empty() {
+        return Reply::Calls(errands);
     }
     said(format!(
         "Hello! I am Talaria's demo model: no network, no key, and little wit. You said: {question}"
@@ -99,24 +121,30 @@ fn is_from_user(item: &Object) -> bool {
 }
 
 /// The call of one of the request's function tools that the question asks for: `call get_time {"zone":"UTC"}`.
-fn asked_for_call(question: &str, call: &ModelCall) -> Option<Reply> {
-    let tools = call.parameters.get("tools")?.as_array()?;
-    let names = tools
-        .iter()
-        .filter(|tool| tool["type"] == "function")
-        .filter_map(|tool| tool["name"].as_str());
+fn asked_for_call(question: &str, offered: &[&str]) -> Option<Call> {
     // Of `get` and `get_time` the longer one is meant.
-    let (name, rest) = names
+    let (name, rest) = offered
+        .iter()
         .filter_map(|name| Some((name, after(question, &format!("call {name}"))?)))
         .max_by_key(|(name, _)| name.len())?;
     let arguments = serde_json::Deserializer::from_str(rest)
         .into_iter::<Object>()
         .next();
     let arguments = arguments.and_then(Result::ok).unwrap_or_default();
-    Some(Reply::FunctionCall {
-        name: name.to_owned(),
+    Some(Call {
+        name: (*name).to_owned(),
         arguments: Value::Object(arguments).to_string(),
     })
+}
+
+/// The names of the functions that may be called.
+fn offered(call: &ModelCall) -> Vec<&str> {
+    let tools = call.parameters.get("tools").and_then(Value::as_array);
+    let functions = tools.into_iter().flatten();
+    functions
+        .filter(|tool| tool["type"] == "function")
+        .filter_map(|tool| tool["name"].as_str())
+        .collect()
 }
 
 /// Takes a codeword in, or tells the last one that the user said before.
@@ -148,7 +176,7 @@ fn codeword_in(text: &str) -> Option<String> {
 }
 
 /// What stands after the first `needle` in `text`, whatever its case.
-fn after<'a>(text: &'a str, needle: &str) -> Option<&'a str> {
+pub fn after<'a>(text: &'a str, needle: &str) -> Option<&'a str> {
     let at = find(text, needle)?;
     Some(text[at + needle.len()..].trim())
 }
@@ -188,9 +216,11 @@ mod tests {
 
     #[test]
     fn orders_are_obeyed() {
-        let called = |name: &str, arguments: &str| Reply::FunctionCall {
-            name: name.to_owned(),
-            arguments: arguments.to_owned(),
+        let called = |name: &str, arguments: &str| {
+            Reply::Calls(vec![Call {
+                name: name.to_owned(),
+                arguments: arguments.to_owned(),
+            }])
         };
         let cases = [
             ("Reply with EXACTLY: Ünïcode  fine ", said("Ünïcode  fine")),
@@ -264,5 +294,20 @@ mod tests {
         ];
 
         assert_eq!(reply(&call(&context)), said("The tool answered: noon"));
+    }
+
+    #[test]
+    fn the_answers_of_several_tools_are_passed_on_together() {
+        let output = |id: &str, output: Value| json!({"type": "function_call_output", "call_id": id, "output": output});
+        let context = [
+            json!({"role": "user", "content": "What time is it, and what is 6 * 7?"}),
+            output("c", json!("noon")),
+            output("d", json!([{"type": "input_text", "text": "42"}])),
+        ];
+
+        assert_eq!(
+            reply(&call(&context)),
+            said("The tools answered: noon · 42")
+        );
     }
 }

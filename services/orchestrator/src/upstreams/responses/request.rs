@@ -7,7 +7,9 @@ use talaria_domain::json::{ObjectWriter, RawObject, with_id};
 use talaria_domain::model::{CallItem, ModelCall};
 use tracing::debug;
 
-/// Parameters that are between the client and us; the upstream keeps nothing and always streams.
+use crate::upstreams::Form;
+
+/// Parameters that are between the client and us; the upstream keeps nothing, and streams if it can.
 const OURS: [&str; 12] = [
     "model",
     "input",
@@ -32,7 +34,7 @@ const MIN_OUTPUT_TOKENS: i64 = 16;
 /// The body of `POST {base_url}/responses`.
 ///
 /// Items keep their spelling; only their ids change.
-pub fn body(call: &ModelCall) -> String {
+pub fn body(call: &ModelCall, form: Form) -> String {
     let mut writer = ObjectWriter::new();
     writer.string("model", &call.model);
     if let Some(instructions) = &call.instructions {
@@ -52,7 +54,11 @@ pub fn body(call: &ModelCall) -> String {
             _ => drop(writer.raw(name, &Value::to_string(value))),
         }
     }
-    writer.raw("stream", "true").raw("store", "false");
+    let stream = match form {
+        Form::Stream => "true",
+        Form::Whole => "false",
+    };
+    writer.raw("stream", stream).raw("store", "false");
     writer.finish()
 }
 
@@ -127,7 +133,7 @@ mod tests {
             parameters: parameters.as_object().unwrap().clone(),
         };
 
-        insta::assert_snapshot!(body(&call), @r#"{"model":"m","input":[],"max_output_tokens":16,"presence_penalty":0.5,"stream":true,"store":false}"#);
+        insta::assert_snapshot!(body(&call, Form::Stream), @r#"{"model":"m","input":[],"max_output_tokens":16,"presence_penalty":0.5,"stream":true,"store":false}"#);
     }
 
     #[test]
@@ -142,7 +148,7 @@ mod tests {
             parameters: parameters.as_object().unwrap().clone(),
         };
 
-        insta::assert_snapshot!(body(&call), @r#"{"model":"m","instructions":"Be \"brief\".","input":[{"role":"user","content":"Hi","n":1.0e+2}],"temperature":0.5,"truncation":"auto","tools":[{"type":"function","name":"f"}],"stream":true,"store":false}"#);
+        insta::assert_snapshot!(body(&call, Form::Stream), @r#"{"model":"m","instructions":"Be \"brief\".","input":[{"role":"user","content":"Hi","n":1.0e+2}],"temperature":0.5,"truncation":"auto","tools":[{"type":"function","name":"f"}],"stream":true,"store":false}"#);
     }
 
     #[test]

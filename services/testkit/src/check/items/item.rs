@@ -48,6 +48,10 @@ impl Item {
                 }
             }
             "mcp_list_tools" => begins_with("tools", json!([]))?,
+            "function_call_output" => {
+                begins_with("status", json!("in_progress"))?;
+                check_output(item)?;
+            }
             _ => {}
         }
         if let Some(field) = input_field(item_type)
@@ -105,11 +109,19 @@ impl Item {
                     "the item's content is not what its parts ended as"
                 );
             }
+            "function_call_output" => check_output(item)?,
             _ => {}
         }
         self.check_end(item)?;
         self.done = Some(item.clone());
         Ok(())
+    }
+
+    /// The call that it is, or answers.
+    pub(super) fn call_id(&self, item_type: &str) -> Option<&str> {
+        self.added["call_id"]
+            .as_str()
+            .filter(|_| self.item_type() == item_type)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -193,7 +205,8 @@ impl Item {
             "mcp_call" => &["completed", "incomplete", "failed"],
             _ => &["completed", "incomplete"],
         };
-        let needs_status = item_type == "message" || input_field(item_type).is_some();
+        let needs_status = matches!(item_type, "message" | "function_call_output")
+            || input_field(item_type).is_some();
         if needs_status || item.get("status").is_some() && is_plain(item_type) {
             ensure!(
                 status.is_some_and(|status| statuses.contains(&status)),
@@ -261,6 +274,16 @@ fn is_plain(item_type: &str) -> bool {
         "custom_tool_call_output",
     ]
     .contains(&item_type)
+}
+
+/// The output of a call is a text or a list of parts.
+fn check_output(item: &Value) -> anyhow::Result<()> {
+    let output = &item["output"];
+    ensure!(
+        output.is_string() || output.is_array(),
+        "the output is neither a text nor a list: {output}"
+    );
+    Ok(())
 }
 
 fn check_never_null(item: &Value) -> anyhow::Result<()> {

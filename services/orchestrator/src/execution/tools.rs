@@ -1,0 +1,191 @@
+//! The tools that a run's agent runs itself: offered to the model, and called, each call written down before and after.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use serde_json::Value;
+use talaria_domain::model::Object;
+use talaria_domain::run::{Limits, ServerTool, ServerTools, ToolCall, ToolResult};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::writer::Writer;
+use super::{Execution, Left, StepEnd};
+use crate::agents::Agent;
+use crate::tools::{CallContext, ToolList};
+
+/// The longest that a call may take, whatever its server is allowed.
+const LONGEST_CALL: Duration = Duration::from_hours(1);
+
+/// How long a run that is released may take to write the results that it has.
+const LAST_WRITE: Duration = Duration::from_secs(2);
+
+/// What the tasks of calls hand back.
+type Ended = (ToolCall, ToolResult);
+
+impl Execution {
+    /// Asks the servers for their tools and tells the run of them; `None` if it is cancelled meanwhile.
+    pub(super) async fn learn_tools(
+        &mut self,
+        writer: &mut Writer,
+    ) -> Result<Option<Arc<ToolList>>, Left> {
+        let agent = Arc::clone(&self.agent);
+        if agent.toolbox.is_empty() {
+            self.run.use_tools(Arc::default(), self.limits());
+            return Ok(Some(Arc::new(ToolList { tools: Vec::new() })));
+        }
+        let Some(list) = self.meanwhile(writer, agent.toolbox.list()).await? else {
+            return Ok(None);
+        };
+        let tool = |tool: &crate::tools::Tool| {
+            let known = ServerTool {
+                server_label: tool.server_label.clone(),
+                effect: tool.effect,
+            };
+            (tool.name.clone(), known)
+        };
+        let tools = ServerTools {
+            shape: self.tool_shape,
+            streamed: self.streamed,
+            tools: list.tools.iter().map(tool).collect(),
+        };
+        self.run.use_tools(Arc::new(tools), self.limits());
+        Ok(Some(list))
+    }
+
+    fn limits(&self) -> Limits {
+        let asked = self
+            .parameters
+            .get("max_tool_calls")
+            .and_then(Value::as_u64)
+            .map(|calls| u32::try_from(calls).unwrap_or(u32::MAX));
+        let max_tool_calls = match (asked, self.agent.max_tool_calls) {
+            (Some(asked), Some(allowed)) => Some(asked.min(allowed)),
+            (asked, allowed) => asked.or(allowed),
+        };
+        Limits {
+            max_steps: self.agent.max_steps,
+            max_tool_calls,
+        }
+    }
+
+    /// Runs calls, as many at a time as the agent may; returns when all results are durable.
+    ///
+    /// What is still running when the run leaves is given up: whether it is repeated is decided by its effect.
+    pub(super) async fn run_tools(
+        &mut self,
+        calls: Vec<ToolCall>,
+        writer: &mut Writer,
+    ) -> Result<StepEnd, Left> {
+        let mut waiting = VecDeque::from(calls);
+        let mut running: JoinSet<Ended> = JoinSet::new();
+        let given_up = CancellationToken::new();
+        let _guard = given_up.clone().drop_guard();
+        loop {
+            let free = self.agent.max_parallel_tools.max(1) - running.len();
+            let starting: Vec<ToolCall> = waiting.drain(..free.min(waiting.len())).collect();
+            if !starting.is_empty() {
+                for call in &starting {
+                    self.run.tool_started(call);
+                }
+                if let StepEnd::Cancelled = self.write_intents(writer).await? {
+                    return Ok(StepEnd::Cancelled);
+                }
+                for call in starting {
+                    let context = self.call_context(&call, &given_up);
+                    running.spawn(called(Arc::clone(&self.agent), call, context));
+                }
+            }
+            if running.is_empty() {
+                return self.write_results(writer).await;
+            }
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Ok(StepEnd::Cancelled),
+                () = self.release.cancelled() => return Err(write_last_results(writer).await),
+                progress = writer.progress() => progress?,
+                // Panics are results by then, and nobody aborts a call while this runs.
+                Some(Ok((call, result))) = running.join_next() => {
+                    self.run.tool_ended(&call, result);
+                    writer.add(self.take_events());
+                }
+            }
+        }
+    }
+
+    /// Makes durable that calls begin. A run that leaves before has not begun them.
+    async fn write_intents(&mut self, writer: &mut Writer) -> Result<StepEnd, Left> {
+        writer.add(self.take_events());
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Ok(StepEnd::Cancelled),
+            () = self.release.cancelled() => Err(Left::Released),
+            written = writer.flush() => written.map(|()| StepEnd::Over),
+        }
+    }
+
+    /// Makes durable what came of calls, before the model sees it.
+    async fn write_results(&mut self, writer: &mut Writer) -> Result<StepEnd, Left> {
+        writer.add(self.take_events());
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return Ok(StepEnd::Cancelled),
+            () = self.release.cancelled() => {}
+            written = writer.flush() => return written.map(|()| StepEnd::Over),
+        }
+        Err(write_last_results(writer).await)
+    }
+
+    fn call_context(&self, call: &ToolCall, given_up: &CancellationToken) -> CallContext {
+        let response = &self.run.snapshot().base().id;
+        CallContext {
+            idempotency_key: format!("{response}:{}", call.output_index),
+            deadline: Instant::now() + LONGEST_CALL,
+            cancel: given_up.child_token(),
+        }
+    }
+}
+
+/// Writes the results that are known when the run is released: a call without one may not be repeated.
+async fn write_last_results(writer: &mut Writer) -> Left {
+    match tokio::time::timeout(LAST_WRITE, writer.flush()).await {
+        Ok(Err(left)) => left,
+        Ok(Ok(())) | Err(_) => Left::Released,
+    }
+}
+
+/// Calls a tool; a panic is an error for the model to read.
+async fn called(agent: Arc<Agent>, call: ToolCall, context: CallContext) -> Ended {
+    let arguments = call.arguments.clone();
+    let calling = agent.toolbox.call(&call.name, arguments, context);
+    let result = AssertUnwindSafe(calling).catch_unwind().await;
+    let result = result.unwrap_or_else(|_| {
+        tracing::error!(tool = call.name, "running a tool panicked");
+        ToolResult::error("The tool failed.")
+    });
+    (call, result)
+}
+
+/// Puts the server's tools in front of the client's, whose names count for more.
+pub fn offer(list: &ToolList, parameters: &mut Object) {
+    if list.tools.is_empty() {
+        return;
+    }
+    let clients = match parameters.get_mut("tools").map(Value::take) {
+        Some(Value::Array(tools)) => tools,
+        _ => Vec::new(),
+    };
+    let is_clients = |name: &str| clients.iter().any(|tool| tool["name"] == name);
+    let mut tools: Vec<Value> = list
+        .tools
+        .iter()
+        .filter(|tool| !is_clients(&tool.name))
+        .map(crate::tools::Tool::definition)
+        .collect();
+    tools.extend(clients);
+    parameters.insert("tools".to_owned(), tools.into());
+}

@@ -1,0 +1,373 @@
+//! What to do about a model call that failed.
+
+use std::time::Duration;
+
+use crate::upstreams::{CallError, CallErrorKind, Form};
+
+/// The longest that an upstream may make a run wait.
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
+
+/// What to do when an answer breaks off of which something was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OnBrokenStream {
+    /// Close what was shown as incomplete, and ask again.
+    #[default]
+    Continue,
+    /// The response fails; what was shown is kept.
+    Fail,
+}
+
+/// The attempts at one step of a run so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempts {
+    /// Which of the agent's upstreams is asked.
+    pub upstream: usize,
+    pub form: Form,
+    /// How often this upstream was asked again.
+    retries: u32,
+    /// How often something was shown and broke off, wherever.
+    continued: u32,
+    /// This upstream was asked for a whole answer.
+    asked_whole: bool,
+}
+
+/// A failed attempt, and where it happened.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure<'a> {
+    pub error: &'a CallError,
+    /// Clients saw something of the step.
+    pub shown: bool,
+    pub max_retries: u32,
+    /// How many upstreams the agent has.
+    pub upstreams: usize,
+    pub on_broken_stream: OnBrokenStream,
+}
+
+/// What is done about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Ask the same upstream again, after a pause that is no shorter than this.
+    Again { at_least: Duration },
+    /// Close what was shown, then ask the same upstream again after such a pause.
+    GoOn { at_least: Duration },
+    /// Ask again at once: the next upstream, or in another form.
+    Otherwise,
+    /// The step has failed.
+    Fail,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Self {
+            upstream: 0,
+            form: Form::Stream,
+            retries: 0,
+            continued: 0,
+            asked_whole: false,
+        }
+    }
+}
+
+impl Attempts {
+    /// How many pauses there were: the next one is longer.
+    pub fn pauses(&self) -> usize {
+        (self.retries + self.continued) as usize
+    }
+
+    /// Decides about a failure, and counts it.
+    pub fn decide(&mut self, failure: Failure<'_>) -> Decision {
+        let kind = &failure.error.kind;
+        let at_least = kind.retry_after().unwrap_or_default().min(LONGEST_WAIT);
+        let was_whole = std::mem::replace(&mut self.form, Form::Stream) == Form::Whole;
+        if failure.shown {
+            let goes_on = failure.on_broken_stream == OnBrokenStream::Continue
+                && kind.is_transient()
+                && self.continued < failure.max_retries;
+            if !goes_on {
+                return Decision::Fail;
+            }
+            self.continued += 1;
+            return Decision::GoOn { at_least };
+        }
+        if failure.error.is_about_streaming() && !self.asked_whole {
+            (self.form, self.asked_whole) = (Form::Whole, true);
+            return Decision::Otherwise;
+        }
+        let has_next = self.upstream + 1 < failure.upstreams;
+        let rather_next = has_next && matches!(kind, CallErrorKind::Unhealthy { .. });
+        if kind.is_transient() && !was_whole && !rather_next && self.retries < failure.max_retries {
+            self.retries += 1;
+            return Decision::Again { at_least };
+        }
+        if !has_next || !another_may_do(kind) {
+            return Decision::Fail;
+        }
+        self.upstream += 1;
+        (self.retries, self.asked_whole) = (0, false);
+        Decision::Otherwise
+    }
+}
+
+/// Whether what this upstream could not do may be done by another.
+fn another_may_do(kind: &CallErrorKind) -> bool {
+    match kind {
+        // A request that is wrong is wrong everywhere; a key or model that is wrong here may be right there.
+        CallErrorKind::Status { status, .. } => {
+            matches!(status, 401 | 403 | 404) || kind.is_transient()
+        }
+        CallErrorKind::Reported { transient } => *transient,
+        CallErrorKind::Connect
+        | CallErrorKind::Timeout(_)
+        | CallErrorKind::Broken
+        | CallErrorKind::Protocol
+        | CallErrorKind::Empty
+        | CallErrorKind::Unhealthy { .. } => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use talaria_domain::model::server_error;
+    use talaria_proto::v1::ResponseError;
+
+    use super::*;
+    use crate::upstreams::Wait;
+
+    const ZERO: Duration = Duration::ZERO;
+    const AGAIN: Decision = Decision::Again { at_least: ZERO };
+    const GO_ON: Decision = Decision::GoOn { at_least: ZERO };
+    const OTHERWISE: Decision = Decision::Otherwise;
+    const FAIL: Decision = Decision::Fail;
+
+    fn error(kind: CallErrorKind) -> CallError {
+        let mut error = CallError::reported(server_error("It broke."));
+        error.kind = kind;
+        error
+    }
+
+    fn status(status: u16) -> CallError {
+        error(CallErrorKind::Status {
+            status,
+            retry_after: None,
+        })
+    }
+
+    fn reported(transient: bool) -> CallError {
+        error(CallErrorKind::Reported { transient })
+    }
+
+    /// What is decided about `error` each time it comes again, two retries and two upstreams allowed.
+    fn decisions(error: &CallError, shown: bool) -> Vec<Decision> {
+        let mut attempts = Attempts::default();
+        let mut decided = Vec::new();
+        while decided.last() != Some(&FAIL) {
+            decided.push(attempts.decide(Failure {
+                error,
+                shown,
+                max_retries: 2,
+                upstreams: 2,
+                on_broken_stream: OnBrokenStream::Continue,
+            }));
+        }
+        decided
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_and_then_elsewhere() {
+        let everything = vec![AGAIN, AGAIN, OTHERWISE, AGAIN, AGAIN, FAIL];
+        let elsewhere = vec![OTHERWISE, FAIL];
+        let nothing = vec![FAIL];
+        let table = [
+            (error(CallErrorKind::Connect), everything.clone()),
+            (error(CallErrorKind::Broken), everything.clone()),
+            (error(CallErrorKind::Empty), everything.clone()),
+            (
+                error(CallErrorKind::Timeout(Wait::FirstByte)),
+                everything.clone(),
+            ),
+            (
+                error(CallErrorKind::Timeout(Wait::Idle)),
+                everything.clone(),
+            ),
+            (
+                error(CallErrorKind::Timeout(Wait::Total)),
+                elsewhere.clone(),
+            ),
+            (status(408), everything.clone()),
+            (status(409), everything.clone()),
+            (status(429), everything.clone()),
+            (status(500), everything.clone()),
+            (status(529), everything.clone()),
+            (status(401), elsewhere.clone()),
+            (status(403), elsewhere.clone()),
+            (status(404), elsewhere),
+            (status(400), nothing.clone()),
+            (status(413), nothing.clone()),
+            (status(422), nothing.clone()),
+            (reported(true), everything),
+            (reported(false), nothing),
+        ];
+        for (error, expected) in table {
+            assert_eq!(decisions(&error, false), expected, "{:?}", error.kind);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_was_shown_in_part_is_gone_on_with_and_never_asked_for_elsewhere() {
+        let table = [
+            (error(CallErrorKind::Broken), vec![GO_ON, GO_ON, FAIL]),
+            (
+                error(CallErrorKind::Timeout(Wait::Idle)),
+                vec![GO_ON, GO_ON, FAIL],
+            ),
+            (reported(true), vec![GO_ON, GO_ON, FAIL]),
+            (reported(false), vec![FAIL]),
+            (error(CallErrorKind::Timeout(Wait::Total)), vec![FAIL]),
+            (error(CallErrorKind::Protocol), vec![FAIL]),
+        ];
+        for (error, expected) in table {
+            assert_eq!(decisions(&error, true), expected, "{:?}", error.kind);
+        }
+    }
+
+    #[test]
+    fn an_upstream_that_cannot_stream_is_asked_once_for_a_whole_answer() {
+        let refusal = |message: &str, param: Option<&str>| {
+            let mut error = status(400);
+            *error.error = ResponseError {
+                param: param.map(str::to_owned),
+                ..server_error(message)
+            };
+            error
+        };
+        let both = vec![OTHERWISE, OTHERWISE, OTHERWISE, FAIL];
+        let table = [
+            (error(CallErrorKind::Protocol), both),
+            (refusal("No.", Some("stream")), vec![OTHERWISE, FAIL]),
+            (
+                refusal("Streaming is not supported.", None),
+                vec![OTHERWISE, FAIL],
+            ),
+            (
+                refusal("The stream of words is too long.", None),
+                vec![FAIL],
+            ),
+        ];
+        for (error, expected) in table {
+            assert_eq!(decisions(&error, false), expected, "{error}");
+        }
+
+        let mut attempts = Attempts::default();
+        let failure = Failure {
+            error: &error(CallErrorKind::Protocol),
+            shown: false,
+            max_retries: 2,
+            upstreams: 1,
+            on_broken_stream: OnBrokenStream::Continue,
+        };
+        attempts.decide(failure);
+        assert_eq!(attempts.form, Form::Whole);
+        assert_eq!(attempts.decide(failure), FAIL);
+    }
+
+    #[test]
+    fn the_operator_may_have_broken_answers_fail() {
+        let failure = Failure {
+            error: &error(CallErrorKind::Broken),
+            shown: true,
+            max_retries: 2,
+            upstreams: 2,
+            on_broken_stream: OnBrokenStream::Fail,
+        };
+
+        assert_eq!(Attempts::default().decide(failure), FAIL);
+    }
+
+    #[test]
+    fn an_upstream_may_ask_for_a_minute_at_most_and_an_unhealthy_one_is_passed_by() {
+        let seconds = Duration::from_secs;
+        let slow = |retry_after| {
+            error(CallErrorKind::Status {
+                status: 429,
+                retry_after: Some(retry_after),
+            })
+        };
+        let unhealthy = error(CallErrorKind::Unhealthy {
+            retry_after: seconds(9),
+        });
+        let decide = |error: &CallError, upstreams| {
+            Attempts::default().decide(Failure {
+                error,
+                shown: false,
+                max_retries: 2,
+                upstreams,
+                on_broken_stream: OnBrokenStream::Continue,
+            })
+        };
+        let again = |after| Decision::Again {
+            at_least: seconds(after),
+        };
+
+        assert_eq!(decide(&slow(seconds(7)), 1), again(7));
+        assert_eq!(decide(&slow(seconds(3600)), 1), again(60));
+        assert_eq!(decide(&unhealthy, 1), again(9));
+        assert_eq!(decide(&unhealthy, 2), OTHERWISE);
+    }
+
+    fn any_kind() -> impl Strategy<Value = CallErrorKind> {
+        let status = prop::sample::select(vec![400, 401, 404, 408, 422, 429, 500, 503]);
+        let retry_after = prop::option::of((0..9999_u64).prop_map(Duration::from_secs));
+        let status =
+            (status, retry_after).prop_map(|(status, retry_after)| CallErrorKind::Status {
+                status,
+                retry_after,
+            });
+        prop_oneof![
+            status,
+            Just(CallErrorKind::Connect),
+            Just(CallErrorKind::Broken),
+            Just(CallErrorKind::Empty),
+            Just(CallErrorKind::Protocol),
+            Just(CallErrorKind::Timeout(Wait::Idle)),
+            Just(CallErrorKind::Timeout(Wait::Total)),
+            any::<bool>().prop_map(|transient| CallErrorKind::Reported { transient }),
+            Just(CallErrorKind::Unhealthy {
+                retry_after: Duration::from_secs(3)
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_step_gives_up_however_its_upstreams_fail(
+            failures in prop::collection::vec((any_kind(), any::<bool>()), 200),
+            max_retries in 0..4_u32,
+            upstreams in 1..4_usize,
+        ) {
+            let mut attempts = Attempts::default();
+            let mut asked = 0;
+            for (kind, shown) in failures {
+                prop_assert!(attempts.upstream < upstreams);
+                asked += 1;
+                let decision = attempts.decide(Failure {
+                    error: &error(kind),
+                    shown,
+                    max_retries,
+                    upstreams,
+                    on_broken_stream: OnBrokenStream::Continue,
+                });
+                match decision {
+                    Decision::Fail => break,
+                    Decision::Again { at_least } | Decision::GoOn { at_least } => {
+                        prop_assert!(at_least <= LONGEST_WAIT);
+                    }
+                    Decision::Otherwise => {}
+                }
+            }
+            // Each upstream: the first time, again, and once in another form; and going on.
+            let most = upstreams * (2 + max_retries as usize) + max_retries as usize;
+            prop_assert!(asked <= most, "{asked} of {most}");
+        }
+    }
+}

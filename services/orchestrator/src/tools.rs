@@ -1,0 +1,225 @@
+//! The tools that an agent runs itself: those of MCP servers, and the demo ones.
+//!
+//! A call never fails: whatever goes wrong is a [`ToolResult`] with `is_error`, for the model to read.
+
+mod config;
+mod demo;
+mod mcp;
+mod names;
+mod output;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::future::join_all;
+use serde_json::{Value, json};
+use talaria_domain::model::Object;
+use talaria_domain::run::{Effect, ToolPart, ToolResult};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+pub use config::{McpServerConfig, McpTransport, OutputLimits, ToolboxConfig};
+
+use mcp::Server;
+
+/// All tools that one agent runs itself.
+///
+/// Servers are started when they are first needed and shared by all runs of the agent. Dropping the toolbox stops them.
+#[derive(Debug)]
+pub struct Toolbox {
+    sources: Vec<Source>,
+    limits: OutputLimits,
+    latest: Mutex<Option<Named>>,
+}
+
+/// The tools of a toolbox at one moment, under the names by which models call them.
+#[derive(Debug)]
+pub struct ToolList {
+    pub tools: Vec<Tool>,
+}
+
+/// A tool as a model sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tool {
+    /// Unique in its list, and of the characters and length that upstreams accept.
+    pub name: String,
+    pub server_label: String,
+    pub description: Option<String>,
+    /// The JSON schema of its arguments.
+    pub parameters: Arc<Object>,
+    pub effect: Effect,
+    source: usize,
+    name_there: String,
+}
+
+/// What a call is made with.
+#[derive(Clone, Debug)]
+pub struct CallContext {
+    /// The same for each repetition of a call; the server gets it as `_meta["talaria/idempotencyKey"]`.
+    pub idempotency_key: String,
+    /// The call is given up here, or after the server's own `call_timeout`, whichever is earlier.
+    pub deadline: Instant,
+    pub cancel: CancellationToken,
+}
+
+impl Toolbox {
+    /// Nothing is started yet.
+    pub fn new(config: &ToolboxConfig) -> Self {
+        let servers = config.mcp_servers.iter().cloned();
+        let servers = servers.map(|server| Source::Mcp(Arc::new(Server::new(server))));
+        let demo = config.demo.then_some(Source::Demo);
+        Self {
+            sources: servers.chain(demo).collect(),
+            limits: config.limits,
+            latest: Mutex::default(),
+        }
+    }
+
+    /// Whether there can be no tools.
+    pub fn is_empty(&self) -> bool {
+        self.sources.is_empty()
+    }
+
+    /// The tools of all servers, which are started if they do not run.
+    ///
+    /// Of a server that cannot be reached, the tools that it had before are listed, so that they do not come and go
+    /// in the middle of a run. The same list is returned until one of the servers has other tools.
+    pub async fn list(&self) -> Arc<ToolList> {
+        let listed = join_all(self.sources.iter().map(Source::tools)).await;
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(named) = latest.as_ref().filter(|named| named.is_of(&listed)) {
+            return Arc::clone(&named.list);
+        }
+        let list = Arc::new(ToolList {
+            tools: names::named(&listed),
+        });
+        *latest = Some(Named {
+            listed,
+            list: Arc::clone(&list),
+        });
+        list
+    }
+
+    /// Runs the tool that models call `name`.
+    ///
+    /// Dropping the future tells the server that nobody waits for the answer any more.
+    pub async fn call(&self, name: &str, arguments: Object, context: CallContext) -> ToolResult {
+        let found = tokio::select! {
+            biased;
+            found = self.find(name) => found,
+            () = context.cancel.cancelled() => return ToolResult::error("The call was cancelled."),
+            () = sleep_until(context.deadline) => None,
+        };
+        let Some(tool) = found else {
+            return ToolResult::error(format!("There is no tool named \"{name}\"."));
+        };
+        let output = match &self.sources[tool.source] {
+            Source::Mcp(server) => server.call(tool.name_there, arguments, context).await,
+            Source::Demo => demo::call(&tool.name_there, &arguments, &context)
+                .await
+                .into(),
+        };
+        output::limited(output, self.limits)
+    }
+
+    /// A name that is in the latest list needs no server to be asked.
+    async fn find(&self, name: &str) -> Option<Tool> {
+        if let Some(tool) = self.known().and_then(|list| list.get(name).cloned()) {
+            return Some(tool);
+        }
+        self.list().await.get(name).cloned()
+    }
+
+    fn known(&self) -> Option<Arc<ToolList>> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.as_ref().map(|named| Arc::clone(&named.list))
+    }
+}
+
+impl ToolList {
+    pub fn get(&self, name: &str) -> Option<&Tool> {
+        self.tools.iter().find(|tool| tool.name == name)
+    }
+}
+
+impl Tool {
+    /// The tool as an entry of the Responses API's `tools`.
+    pub fn definition(&self) -> Value {
+        let mut definition = json!({
+            "type": "function",
+            "name": self.name,
+            "parameters": *self.parameters,
+            "strict": false,
+        });
+        if let Some(description) = &self.description {
+            definition["description"] = description.as_str().into();
+        }
+        definition
+    }
+}
+
+#[derive(Debug)]
+enum Source {
+    Mcp(Arc<Server>),
+    Demo,
+}
+
+impl Source {
+    async fn tools(&self) -> Arc<SourceTools> {
+        match self {
+            Self::Mcp(server) => server.tools().await,
+            Self::Demo => demo::tools(),
+        }
+    }
+}
+
+/// The tools of one server, under its own names.
+#[derive(Debug, Default, PartialEq)]
+struct SourceTools {
+    label: String,
+    tools: Vec<SourceTool>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct SourceTool {
+    name: String,
+    description: Option<String>,
+    parameters: Arc<Object>,
+    effect: Effect,
+}
+
+/// A list, and what it was made from.
+#[derive(Debug)]
+struct Named {
+    listed: Vec<Arc<SourceTools>>,
+    list: Arc<ToolList>,
+}
+
+impl Named {
+    fn is_of(&self, listed: &[Arc<SourceTools>]) -> bool {
+        self.listed.len() == listed.len()
+            && self
+                .listed
+                .iter()
+                .zip(listed)
+                .all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+}
+
+/// What a call gave, before it is made to fit.
+#[derive(Debug)]
+struct Output {
+    result: ToolResult,
+    /// How long the server's answer was, if only its beginning was kept.
+    cut_from_bytes: Option<u64>,
+}
+
+impl From<ToolResult> for Output {
+    fn from(result: ToolResult) -> Self {
+        Self {
+            result,
+            cut_from_bytes: None,
+        }
+    }
+}

@@ -1,0 +1,251 @@
+#!/usr/bin/env python3
+"""An MCP server that does as it is told, for tests. Standard library only.
+
+stdio:  server.py
+HTTP:   server.py --http PORT   (0 picks one; the first line on stdout is "listening on http://…/mcp")
+
+Environment:
+  MCP_LOG=path            one line of JSON for each message that came in
+  MCP_EFFECTS=path        once_effect appends a line here
+  MCP_DIE_AT_START=path   leaves at once while this file exists
+  MCP_HANG_AT_START=path  says nothing while this file exists
+  MCP_REFUSE_LIST=path    answers tools/list with an error while this file exists
+  MCP_PREFIX=name         put in front of what echo says
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+out_lock = threading.Lock()
+cancelled = threading.Condition()
+cancelled_ids = set()
+changed = False
+
+
+def tool(name, description, properties=None, **annotations):
+    listed = {
+        "name": name,
+        "description": description,
+        "inputSchema": {"type": "object", "properties": properties or {}},
+    }
+    if annotations:
+        listed["annotations"] = annotations
+    return listed
+
+
+def tools():
+    text = {"text": {"type": "string"}}
+    numbers = {"a": {"type": "number"}, "b": {"type": "number"}}
+    size = {"bytes": {"type": "integer"}}
+    listed = [
+        tool("echo", "Says the text again.", text),
+        tool("add", "Adds two numbers.", numbers, readOnlyHint=True),
+        tool("set", "Sets a value.", text, idempotentHint=True),
+        tool("once_effect", "Does something that must not be done twice.", text),
+        tool("meta", "Says what came in _meta.", readOnlyHint=True),
+        tool("fail", "Fails."),
+        tool("refuse", "Answers with an error of the protocol."),
+        tool("hang", "Never answers."),
+        tool("crash", "Kills the server."),
+        tool("last", "Answers, and then kills the server."),
+        tool("spawn", "Starts a process that outlives the server and holds its pipes."),
+        tool("garbage", "Writes what is no message, and then answers."),
+        tool("noise", "Sends progress and logs and writes to stderr, and then answers."),
+        tool("huge", "Answers with many bytes.", size),
+        tool("image", "Answers with a picture."),
+        tool("change", "Changes the list of tools."),
+        tool("odd name!", "Has a name that models do not accept."),
+    ]
+    if changed:
+        listed.append(tool("appeared", "Was not there before.", readOnlyHint=True))
+    return listed
+
+
+def log(message):
+    path = os.environ.get("MCP_LOG")
+    if path:
+        with open(path, "a") as file:
+            file.write(json.dumps(message) + "\n")
+
+
+def text_result(text, **more):
+    return {"content": [{"type": "text", "text": text}], **more}
+
+
+def call(id, params, send):
+    """Returns the result of a call, or None if there will be none."""
+    global changed
+    name, arguments = params["name"], params.get("arguments") or {}
+    if name == "echo":
+        return text_result(os.environ.get("MCP_PREFIX", "") + arguments["text"])
+    if name == "add":
+        return text_result(str(arguments["a"] + arguments["b"]))
+    if name in ("set", "once_effect"):
+        path = os.environ.get("MCP_EFFECTS")
+        if path:
+            with open(path, "a") as file:
+                file.write(name + " " + arguments.get("text", "") + "\n")
+        return text_result("done")
+    if name == "meta":
+        return text_result(json.dumps(params.get("_meta") or {}, sort_keys=True))
+    if name == "fail":
+        return text_result("it did not work", isError=True)
+    if name == "refuse":
+        raise ValueError("not like this")
+    if name == "hang":
+        with cancelled:
+            cancelled.wait_for(lambda: id in cancelled_ids)
+        return None
+    if name == "crash":
+        os._exit(3)
+    if name == "spawn":
+        subprocess.Popen(["sleep", "600"])
+        return text_result("spawned")
+    if name == "last":
+        send({"jsonrpc": "2.0", "id": id, "result": text_result("last words")})
+        os._exit(0)
+    if name == "garbage":
+        sys.stdout.write('this is no JSON\n{"jsonrpc":"2.0"}\n[1,2\n\n{"jsonrpc":"2.0","id":987654,"result":{}}\n')
+        return text_result("after garbage")
+    if name == "noise":
+        token = (params.get("_meta") or {}).get("progressToken", 0)
+        for step in range(50):
+            progress = {"progressToken": token, "progress": step}
+            send({"jsonrpc": "2.0", "method": "notifications/progress", "params": progress})
+            entry = {"level": "info", "data": "step %d" % step}
+            send({"jsonrpc": "2.0", "method": "notifications/message", "params": entry})
+        sys.stderr.write("x" * 1_000_000 + "\nlast words\n")
+        sys.stderr.flush()
+        return text_result("after noise")
+    if name == "huge":
+        if arguments.get("noisy"):
+            send({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": ""}})
+        return text_result("h" * arguments.get("bytes", 100_000_000))
+    if name == "image":
+        picture = {"type": "image", "data": PNG, "mimeType": "image/png"}
+        return {"content": [{"type": "text", "text": "a dot"}, picture]}
+    if name == "change":
+        changed = True
+        send({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
+        return text_result("changed")
+    if name == "appeared":
+        return text_result("here")
+    if name == "odd name!":
+        return text_result("odd")
+    raise ValueError("no such tool: " + name)
+
+
+def answer(message, send):
+    """Answers one message. Returns None where there is nothing to say."""
+    method, id, params = message.get("method"), message.get("id"), message.get("params") or {}
+    if method == "notifications/cancelled":
+        with cancelled:
+            cancelled_ids.add(params.get("requestId"))
+            cancelled.notify_all()
+    if id is None or method is None:
+        return None
+    try:
+        if method == "initialize":
+            result = {
+                "protocolVersion": params["protocolVersion"],
+                "capabilities": {"tools": {"listChanged": True}},
+                "serverInfo": {"name": "scripted", "version": "1"},
+            }
+        elif method == "ping":
+            result = {}
+        elif method == "tools/list" and os.path.exists(os.environ.get("MCP_REFUSE_LIST", "")):
+            raise ValueError("no list today")
+        elif method == "tools/list":
+            # Two pages, so that clients have to turn them.
+            listed = tools()
+            if params.get("cursor") == "2":
+                result = {"tools": listed[2:]}
+            else:
+                result = {"tools": listed[:2], "nextCursor": "2"}
+        elif method == "tools/call":
+            result = call(id, params, send)
+            if result is None:
+                return None
+        else:
+            return {"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "no such method"}}
+    except Exception as error:
+        return {"jsonrpc": "2.0", "id": id, "error": {"code": -32602, "message": str(error)}}
+    return {"jsonrpc": "2.0", "id": id, "result": result}
+
+
+def stdio():
+    def send(message):
+        with out_lock:
+            sys.stdout.write(json.dumps(message) + "\n")
+            sys.stdout.flush()
+
+    def serve(message):
+        reply = answer(message, send)
+        if reply is not None:
+            send(reply)
+
+    for line in sys.stdin:
+        message = json.loads(line)
+        log(message)
+        threading.Thread(target=serve, args=(message,), daemon=True).start()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments):
+        pass
+
+    def reply(self, status, body=b"", kind=None):
+        self.send_response(status)
+        if kind:
+            self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Mcp-Session-Id", "one")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self.reply(405)
+
+    def do_DELETE(self):
+        self.reply(200)
+
+    def do_POST(self):
+        message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        log(message)
+        sent = []
+        reply = answer(message, sent.append)
+        if reply is None:
+            self.reply(202)
+        elif sent:
+            frames = "".join("data: %s\n\n" % json.dumps(each) for each in sent + [reply])
+            self.reply(200, frames.encode(), "text/event-stream")
+        else:
+            self.reply(200, json.dumps(reply).encode(), "application/json")
+
+
+def http(port):
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    print("listening on http://127.0.0.1:%d/mcp" % server.server_port, flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    if os.path.exists(os.environ.get("MCP_DIE_AT_START", "")):
+        sys.exit(4)
+    while os.path.exists(os.environ.get("MCP_HANG_AT_START", "")):
+        time.sleep(0.01)
+    if "--http" in sys.argv:
+        http(int(sys.argv[sys.argv.index("--http") + 1]))
+    else:
+        stdio()
