@@ -167,6 +167,7 @@ fn a_refusal_is_no_content() {
 /// REQ-77
 #[test]
 fn calls_of_the_clients_tools_come_piece_by_piece() {
+    // Some upstreams give two calls one id.
     let said = [
         Say::Text(&["Wait."]),
         Say::Call("c1", "weather", &["{\"city\":", "\"Oslo\"}"]),
@@ -182,6 +183,8 @@ fn calls_of_the_clients_tools_come_piece_by_piece() {
     {"tool_calls":[{"index":0,"function":{"arguments":"\"Oslo\"}"}}]}
     {"tool_calls":[{"index":1,"id":"c2","type":"custom","custom":{"name":"shell","input":""}}]}
     {"tool_calls":[{"index":1,"custom":{"input":"ls"}}]}
+    {"tool_calls":[{"index":2,"id":"c1","type":"function","function":{"name":"weather","arguments":""}}]}
+    {"tool_calls":[{"index":2,"function":{"arguments":"{}"}}]}
     tool_calls null null
     data: [DONE]
     "#);
