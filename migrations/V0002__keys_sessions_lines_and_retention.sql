@@ -29,13 +29,14 @@ CREATE INDEX response_session ON response (tenant, session_id, id) WHERE session
 ALTER TABLE turn ADD COLUMN session_id text;
 CREATE INDEX turn_session ON turn (tenant, session_id, id) WHERE session_id IS NOT NULL;
 
--- Requests that are one run however often they come. Goes with its response.
+-- Requests that are one run however often they come. Goes with its response, whoever deletes that; it is written before
+-- it, in the same transaction.
 CREATE TABLE idempotency_key (
     tenant       text  NOT NULL,
     key          text  NOT NULL,
     -- Of the whole request in its canonical form.
     request_hash bytea NOT NULL,
-    response_id  uuid  NOT NULL,
+    response_id  uuid  NOT NULL REFERENCES response ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
     PRIMARY KEY (tenant, key)
 );
 CREATE INDEX idempotency_key_response ON idempotency_key (response_id);

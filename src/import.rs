@@ -22,6 +22,7 @@ use talaria_domain::ids::ConversationId;
 use talaria_runtime::clock;
 use talaria_store::{Imported, ImportedConversation, Importer};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use self::convert::Place;
 use self::lineage::{Beginnings, Entry, Lineage};
@@ -174,6 +175,7 @@ impl<'a> Import<'a> {
             self.write_response(&lineage, index, &mut written).await?;
             self.progress.inc(1);
         }
+        self.write_sessions(&lineage, &written).await?;
         for target in std::mem::take(&mut self.targets) {
             if stop.is_cancelled() {
                 bail!("stopped before the end; run it again to go on");
@@ -257,6 +259,34 @@ impl<'a> Import<'a> {
             self.report.renamed.push((entry.id.clone(), new));
         }
         Ok(())
+    }
+
+    /// Lets each session go on from its newest completed record.
+    async fn write_sessions(&self, lineage: &Lineage<'_>, written: &Written) -> anyhow::Result<()> {
+        let age = |index: usize| {
+            let entry = lineage.entry(index);
+            (entry.created_at, entry.beginnings.messages(), &entry.id)
+        };
+        let mut newest: HashMap<&str, usize> = HashMap::new();
+        for (index, session) in &written.0 {
+            if lineage.entry(*index).is_completed {
+                let known = newest.entry(session).or_insert(*index);
+                if age(*index) > age(*known) {
+                    *known = *index;
+                }
+            }
+        }
+        let (sessions, turns): (Vec<String>, Vec<Uuid>) = newest
+            .into_iter()
+            .map(|(session, index)| {
+                let id = names::response_id(&lineage.entry(index).id);
+                (session.to_owned(), id.0)
+            })
+            // A response is where its own session goes on anyway.
+            .filter(|(session, turn)| *session != turn.hyphenated().to_string())
+            .unzip();
+        let outcome = self.importer.sessions_import(&sessions, &turns).await;
+        outcome.context("writing where sessions go on")
     }
 
     async fn write_conversation(

@@ -350,6 +350,9 @@ async fn paths_methods_ids_and_queries_that_are_wrong_are_refused() -> anyhow::R
         404 GET    -               -              /v1/responses/resp_1
         404 GET    -               -              /v1/responses/resp_%00
         404 GET    -               -              /v1/responses/%F0%9F%8C%8D
+        404 GET    -               -              /v1/responses/%FF
+        404 POST   -               -              /v1/runs/%C3%28/stop
+        404 GET    -               -              /v1/conversations/c/items/%FF
         404 GET    -               -              /v1/responses/KNOWN%20
         404 GET    -               -              /v1/responses/resp_1'%20OR%20'1'='1
         404 GET    -               -              /v1/responses/resp_00000000000070008000000000000000?stream=true

@@ -388,6 +388,53 @@ async fn a_later_import_brings_what_was_added_but_not_over_what_went_on_here() -
     check_continued(&stack, &by_name("chat 1"), &here).await
 }
 
+/// Hermes' ids are random: here the oldest has the highest.
+#[tokio::test]
+async fn a_session_goes_on_from_its_newest_answer_whatever_the_ids() -> anyhow::Result<()> {
+    let scene = Scene::new().await?;
+    let stored = &hundred()[..store::TURNS];
+    for count in [2, store::TURNS] {
+        let hermes = store::write(&scene.path(), Schema::Released, &stored[..count]);
+        hermes.execute_batch(
+            "DELETE FROM conversations;
+             UPDATE responses SET response_id = printf('resp_%028x', 1000 - rowid);",
+        )?;
+        drop(hermes);
+        scene.import().await?.whole()?;
+        fs::remove_file(scene.path())?;
+    }
+    let stack = scene.serve().await?;
+    let last = last_of(stored, 0);
+    let mut expected = last.context.clone();
+
+    for question in ["and now?", "and then?"] {
+        let before = stack.upstream.requests().len();
+        stack
+            .upstream
+            .push(ResponsesStream::new().text(&["So."]).completed());
+        let chat = json!({"messages": [{"role": "user", "content": question}]});
+        stack
+            .http
+            .post(stack.url("/v1/chat/completions"))
+            .header("X-Hermes-Session-Id", &last.session)
+            .json(&chat)
+            .send()
+            .await?
+            .error_for_status()?;
+
+        expected.push(json!({
+            "type": "message", "role": "user", "content": [{"type": "input_text", "text": question}],
+        }));
+        let request = stack.upstream.request(before).await?;
+        assert_eq!(without_ids(&request.body["input"]), expected);
+        expected.push(json!({
+            "type": "message", "status": "completed", "role": "assistant",
+            "content": [{"type": "output_text", "annotations": [], "logprobs": [], "text": "So."}],
+        }));
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_name_that_is_in_use_here_is_left_alone() -> anyhow::Result<()> {
     let scene = Scene::new().await?;

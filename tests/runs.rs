@@ -1,5 +1,7 @@
 //! Hermes' runs API: a run and its response are one record, and whoever reads its events loses none.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use talaria_testkit::postgres::PrivatePostgres;
@@ -101,6 +103,35 @@ async fn a_run_is_started_watched_and_read_as_with_hermes() -> anyhow::Result<()
     assert_eq!(told(&frames), expected);
     let (_, response) = stack.get(&response_id).await?;
     assert_eq!(response["status"], "completed");
+    Ok(())
+}
+
+/// REQ-51
+#[tokio::test]
+async fn a_run_that_has_nothing_to_show_shows_that_it_lives() -> anyhow::Result<()> {
+    let options = Options {
+        server: "keepalive_seconds = 1".to_owned(),
+        ..Options::default()
+    };
+    let stack = Stack::serve_with(TALARIA, options).await?;
+    let paced = ResponsesStream::new().pace(Duration::from_millis(250));
+    let call = paced.function_call(
+        "call_1",
+        "look_up",
+        &["{", " ", " ", " ", " ", " ", " ", "}"],
+    );
+    stack.upstream.push(call.completed());
+    let tool = json!({"type": "function", "name": "look_up", "parameters": {}, "strict": false});
+    let id = start(&stack, &json!({"input": "hi", "tools": [tool]})).await?;
+
+    let mut reader = events(&stack, &stack.gateways[0], &id, None).await?;
+    let (frames, _) = reader.collect_however_it_ends().await?;
+
+    assert_eq!(frames.len(), 1, "the end");
+    assert_eq!(
+        reader.comments.first().map(String::as_str),
+        Some("keep-alive")
+    );
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use serde_json::{Value, json};
 use talaria_testkit::check;
-use talaria_testkit::sse::Frame;
+use talaria_testkit::sse::{Frame, Reader};
 use talaria_testkit::stack::Stack;
 use talaria_testkit::upstream::{ResponsesStream, Script};
 
@@ -72,6 +72,52 @@ async fn a_background_response_whose_log_is_gone_was_queued() -> anyhow::Result<
         frames.map(Frame::json).collect()
     };
     assert_eq!(begins(&rebuilt), begins(&live));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reader_of_a_replay_that_is_longer_than_the_log_was_learns_the_end() -> anyhow::Result<()>
+{
+    let stack = Stack::serve(TALARIA).await?;
+    let held = ResponsesStream::new().gate("rest").text(&["hi"]);
+    stack.upstream.push(held.completed());
+    let say =
+        json!({"input": "hi", "conversation": "c", "on_active": "enqueue", "background": true});
+    let active = stack.create_json(&say).await?;
+    stack.upstream.request(0).await?;
+    let waiting = stack.create_json(&say).await?;
+    let id = waiting["id"].as_str().context("no id")?;
+    // Cancelled while it waits, it never was in progress; what is rebuilt says that it was.
+    let cancel = stack.url(&format!("/v1/responses/{id}/cancel"));
+    let cancelled = stack.http.post(cancel).send().await?;
+    assert_eq!(cancelled.status(), 200);
+    stack.upstream.open("rest");
+    let active = active["id"].as_str().context("no id")?;
+    stack.replay(active, None).await?.collect().await?;
+    forget_the_log(&stack).await?;
+
+    let events = |frames: Vec<Frame>| -> Vec<Value> {
+        let events = frames.iter().filter(|frame| !frame.is_done_mark());
+        events.map(|frame| frame.json()["type"].clone()).collect()
+    };
+    let rebuilt = events(stack.replay(id, None).await?.collect().await?);
+    let mut ends = Vec::new();
+    for after in 0..4 {
+        let rest = stack.replay(id, Some(after)).await?.collect().await?;
+        ends.push(events(rest));
+    }
+    let run = stack.url(&format!("/v1/runs/{id}/events?after=3"));
+    let run = Reader::new(stack.http.get(run).send().await?).await?;
+    let run = run.collect().await?;
+
+    assert_eq!(rebuilt.len(), 4, "{rebuilt:?}");
+    let end = || vec![json!("response.failed")];
+    assert_eq!(ends, [end(), end(), end(), vec![]]);
+    let run: Vec<Value> = run
+        .iter()
+        .map(|frame| frame.json()["event"].clone())
+        .collect();
+    assert_eq!(run, ["run.cancelled"]);
     Ok(())
 }
 

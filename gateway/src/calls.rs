@@ -5,8 +5,8 @@ use std::time::Duration;
 use talaria_domain::run::has_ended;
 use talaria_proto::v1::start_run_response::Message;
 use talaria_proto::v1::{
-    self as pb, CancelRunRequest, GetResponseRequest, GetResponseResponse, StartRunRequest,
-    StartRunResponse,
+    self as pb, CancelRunRequest, GetResponseRequest, GetResponseResponse, ReadEventsRequest,
+    StartRunRequest, StartRunResponse,
 };
 use talaria_runtime::error::Reason;
 use tonic::{Code, Status, Streaming};
@@ -103,6 +103,30 @@ pub async fn get_response(
 pub fn follow(gateway: &Gateway, tenant: &Tenant, id: &str, starting_after: Option<u64>) -> Follow {
     let Gateway { runs, store, .. } = gateway.clone();
     Follow::new(tenant.0.clone(), id.to_owned(), starting_after, runs, store)
+}
+
+/// Where the events of a response that has ended end for readers, given where its log ended: without the log, what is
+/// rebuilt may be longer than that was.
+pub async fn shown_end(
+    gateway: &Gateway,
+    tenant: &Tenant,
+    id: &str,
+    log_end: u64,
+) -> Result<u64, Status> {
+    let read = ReadEventsRequest {
+        tenant: tenant.0.clone(),
+        response_id: id.to_owned(),
+        starting_after: log_end.checked_sub(1),
+    };
+    let beyond = in_time(gateway.store.clone().read_events(read)).await;
+    let mut beyond = beyond.map_err(of_store)?.into_inner();
+    let mut end = log_end;
+    while let Some(message) = in_time(beyond.message()).await.map_err(of_store)? {
+        let events = message.events.unwrap_or_default().events();
+        let events = events.map_err(|_| Status::internal("events that cannot be read"))?;
+        end = events.last().map_or(end, |last| last.sequence_number + 1);
+    }
+    Ok(end)
 }
 
 /// Waits for the end of a stored run.

@@ -29,10 +29,9 @@ use self::ending::Trouble;
 use self::leave::Leaving;
 use self::request::{ChatRequest, chat_request};
 use self::stream::chunk_stream;
-use crate::calls::{Started, final_response, get_response, start_run, wait_for_end};
+use crate::calls::{Started, final_response, follow, get_response, start_run, wait_for_end};
 use crate::error::{ApiError, printable};
 use crate::events::Events;
-use crate::follow::Follow;
 use crate::front::read_body;
 use crate::session::{self, Session};
 use crate::{ChatDisconnect, Gateway, Tenant, idempotency, tool_items};
@@ -175,9 +174,8 @@ async fn show_new(
     match shown {
         Shown::Stream(options) => {
             let events = if created.store {
-                Events::Stored(Box::new(
-                    follow(gateway, tenant, &created.id).started(updates),
-                ))
+                let follow = follow(gateway, tenant, &created.id, None);
+                Events::Stored(Box::new(follow.started(updates)))
             } else {
                 Events::Ephemeral {
                     stream: Box::new(updates),
@@ -206,7 +204,7 @@ async fn show_replayed(
         Shown::Stream(options) => {
             let found = get_response(gateway, tenant, &id).await?;
             let response = found.response.ok_or_else(ApiError::internal)?;
-            let events = Events::Stored(Box::new(follow(gateway, tenant, &id)));
+            let events = Events::Stored(Box::new(follow(gateway, tenant, &id, None)));
             let leaving = Leaving::changes_nothing(gateway, tenant);
             Ok(streamed(gateway, options, &response, events, leaving))
         }
@@ -215,11 +213,6 @@ async fn show_replayed(
             Ok(whole(&response, is_legacy))
         }
     }
-}
-
-fn follow(gateway: &Gateway, tenant: &Tenant, id: &str) -> Follow {
-    let Gateway { runs, store, .. } = gateway.clone();
-    Follow::new(tenant.0.clone(), id.to_owned(), None, runs, store)
 }
 
 fn streamed(

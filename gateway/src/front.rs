@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{ConnectInfo, RawPathParams, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -41,6 +42,7 @@ pub fn router(gateway: Gateway) -> Router {
         .merge(chat::routes())
         .merge(conversations::routes())
         .merge(runs::routes())
+        .layer(middleware::from_fn(readable_path))
         .layer(middleware::from_fn_with_state(
             gateway.clone(),
             authenticate,
@@ -136,6 +138,18 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     scheme
         .eq_ignore_ascii_case(b"bearer ")
         .then(|| token.trim_ascii())
+}
+
+/// Ids and names are text: where a path holds something else, there is nothing.
+async fn readable_path(
+    params: Result<RawPathParams, RawPathParamsRejection>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    if let Err(RawPathParamsRejection::InvalidUtf8InPathParam(_)) = params {
+        return Err(unknown_route(request).await);
+    }
+    Ok(next.run(request).await)
 }
 
 /// Keeps web pages out that were not let in, also by way of a name that points at this machine.

@@ -13,7 +13,7 @@ use talaria_domain::run::has_ended;
 use talaria_proto::v1::{self as pb, DeleteResponseRequest, ListInputItemsRequest, Status};
 use tonic::Code;
 
-use crate::calls::{cancel_run, follow, get_response, of_store, wait_for_end};
+use crate::calls::{cancel_run, follow, get_response, of_store, shown_end, wait_for_end};
 use crate::error::ApiError;
 use crate::events::{Events, event_stream};
 use crate::follow::{Follow, in_time};
@@ -48,12 +48,17 @@ async fn retrieve_response(
         return Ok(shown(&response));
     }
     let next_seq = query.starting_after.map_or(0, |seq| seq.saturating_add(1));
-    if next_seq > found.next_sequence_number {
-        let last = found.next_sequence_number.saturating_sub(1);
+    let has_ended = has_ended(&response);
+    let mut end = found.next_sequence_number;
+    if has_ended && next_seq >= end {
+        end = shown_end(&gateway, &tenant, &id, end).await?;
+    }
+    if next_seq > end {
+        let last = end.saturating_sub(1);
         let message = format!("Invalid 'starting_after': the last event so far is {last}.");
         return Err(ApiError::invalid("invalid_value", message).with_param("starting_after"));
     }
-    let events = if has_ended(&response) && next_seq == found.next_sequence_number {
+    let events = if has_ended && next_seq == end {
         Events::Ended
     } else {
         stored_events(follow(&gateway, &tenant, &id, query.starting_after))

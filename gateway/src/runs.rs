@@ -26,7 +26,7 @@ use self::event::Translator;
 use self::object::{Run, listed, replayed_json, run_json, started_json, stopping_json};
 use self::request::{approval, create_run_request, last_event_id, list_request, not_found, run_id};
 use self::stream::{catch_up, run_stream};
-use crate::calls::{Started, cancel_run, get_response, of_store, start_run};
+use crate::calls::{Started, cancel_run, get_response, of_store, shown_end, start_run};
 use crate::error::ApiError;
 use crate::events::Events;
 use crate::follow::{Follow, in_time};
@@ -128,9 +128,17 @@ async fn run_events(
     let (response, next_seq) = (found.run.response, found.next_seq);
     // The id of a frame is one more than the number of its event, so it is the number that is wanted next. Beyond the
     // end of the log there is nothing that anybody could have seen.
-    let wanted = last_event_id(&headers, query.as_deref()).min(next_seq);
+    let wanted = last_event_id(&headers, query.as_deref());
+    let has_ended = has_ended(&response);
+    let end = if has_ended && wanted >= next_seq {
+        let end = shown_end(&gateway, &tenant, &response.id, next_seq).await;
+        end.map_err(|status| run_error(&id, status))?
+    } else {
+        next_seq
+    };
+    let wanted = wanted.min(end);
     let mut translator = Translator::new(&response);
-    let events = if has_ended(&response) && wanted == next_seq {
+    let events = if has_ended && wanted == end {
         Events::Ended
     } else {
         let read = ReadEventsRequest {

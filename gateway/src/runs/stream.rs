@@ -6,6 +6,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures::stream;
 use talaria_proto::v1::{Event, ReadEventsRequest};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -54,11 +55,13 @@ pub fn run_stream(
         let stop = stop.clone();
         async move {
             let (mut events, mut translator) = state?;
+            // Events that have no frame are no sign of life: the arguments of a call may take long.
+            let silent_until = Instant::now() + keepalive;
             let (frames, more) = loop {
                 let next = tokio::select! {
                     biased;
                     () = stop.cancelled() => return None,
-                    next = tokio::time::timeout(keepalive, events.next()) => next,
+                    next = timeout_at(silent_until, events.next()) => next,
                 };
                 match next {
                     Err(_) => break (Bytes::from_static(KEEPALIVE.as_bytes()), true),

@@ -38,12 +38,18 @@ pub async fn find(
         let message = "The Idempotency-Key was used before, for another request.";
         return Err(Reason::IdempotencyKeyConflict.status(message));
     }
-    let id = ResponseId::parse(&found.response_id);
+    check_stays(shared, &found.response_id)?;
+    Ok(Some(found.response_id))
+}
+
+/// Refuses to show a response that is about to be undone: the request that made it was told that nothing came of it,
+/// and soon nothing has.
+pub fn check_stays(shared: &Shared, response_id: &str) -> Result<(), Status> {
+    let id = ResponseId::parse(response_id);
     if id.is_some_and(|id| shared.active.is_revoked(id.0)) {
-        // The earlier request was told that nothing came of it, and soon nothing has.
         return Err(Reason::StoreUnavailable.status("The store is not available right now."));
     }
-    Ok(Some(found.response_id))
+    Ok(())
 }
 
 /// Looks once more before a request is refused: the same request may have been faster.

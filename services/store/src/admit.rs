@@ -105,6 +105,9 @@ impl Write for Admit {
 /// A run that belongs to a conversation is inserted only if it wins the conversation's active pointer: the conversation
 /// has no active response, still continues from the turn that the run continues from, and nobody waits in its line. A
 /// run that is to wait takes its place in the line instead, before all others if it interrupts.
+///
+/// A run that is there already repeats its admission and touches nothing: it may have ended meanwhile, and would hold its
+/// conversation for ever.
 const RUNS_ADMIT: &str = "
     -- runs_admit
     WITH run AS (
@@ -113,6 +116,7 @@ const RUNS_ADMIT: &str = "
                     $8::uuid[], $9::uuid[], $10::text[], $11::text[], $12::text[], $13::smallint[])
             AS t (id, tenant, owner, status, request, last_seq, chunk, parent_turn_id, conversation_id,
                   conversation_name, session_id, model, wait)
+        WHERE (SELECT own.id FROM response own WHERE own.id = t.id) IS NULL
     ), conversation_made AS (
         INSERT INTO conversation (id, tenant, name, active_response_id)
         SELECT conversation_id, tenant, conversation_name, CASE WHEN wait = 0 THEN id END

@@ -219,7 +219,8 @@ async fn conversation_find(
 
 /// The newest completed turn of a session; none for a session that has none.
 ///
-/// A turn that outlived its response is kept for those that continue from it, and for nobody else.
+/// A turn that outlived its response is kept for those that continue from it, and for nobody else. The response that
+/// names a session is its oldest, also where ids tell nothing about time, as imported ones.
 async fn session_head(
     database: &Database,
     tenant: &str,
@@ -227,7 +228,7 @@ async fn session_head(
 ) -> Result<Option<Uuid>, Error> {
     const SQL: &str = "
         -- session_head
-        (SELECT t.id
+        (SELECT t.id, false AS names_it
          FROM turn t
          WHERE t.tenant = $1
            AND t.session_id = $2
@@ -235,10 +236,10 @@ async fn session_head(
          ORDER BY t.id DESC
          LIMIT 1)
         UNION ALL
-        SELECT r.id
+        SELECT r.id, true
         FROM response r
         WHERE r.id = $3 AND r.tenant = $1 AND r.session_id IS NULL AND r.status = 3
-        ORDER BY id DESC
+        ORDER BY names_it
         LIMIT 1";
     // A response's own session is its id in this very spelling.
     let own = Uuid::try_parse(session)

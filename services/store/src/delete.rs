@@ -11,9 +11,9 @@ const ANCESTORS: usize = 1000;
 /// How often a delete that met another writer the wrong way round is tried.
 const TRIES: usize = 3;
 
-/// Removes the response, its log, its request, its final object and its idempotency key; clears what points at it. Its
-/// turn goes too unless another continues from it, and so do turns before it that were only kept for it. Answers
-/// whether there was one.
+/// Removes the response, its log, its request and its final object, and with its row its idempotency key; clears what
+/// points at it. Its turn goes too unless another continues from it, and so do turns before it that were only kept for
+/// it. Answers whether there was one.
 ///
 /// An active run that still writes finds its row gone, and itself lost.
 pub async fn response_delete(database: &Database, tenant: &str, id: Uuid) -> Result<bool, Error> {
@@ -76,9 +76,6 @@ pub async fn responses_delete_rest_in_tx(
             WHERE response_id = ANY ($1)
         ), final_gone AS (
             DELETE FROM response_final
-            WHERE response_id = ANY ($1)
-        ), key_gone AS (
-            DELETE FROM idempotency_key
             WHERE response_id = ANY ($1)
         )
         UPDATE conversation c

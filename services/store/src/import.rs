@@ -62,6 +62,8 @@ impl Importer {
     }
 
     /// Writes the response, its final object and its turn, if there is no response of this id.
+    ///
+    /// Its session does not go on from it: see [`Importer::sessions_import`].
     pub async fn response_import(&self, import: &ImportedResponse) -> Result<Imported, Error> {
         const SQL: &str = "
             -- response_import
@@ -72,8 +74,8 @@ impl Importer {
                 ON CONFLICT (id) DO NOTHING
                 RETURNING id
             ), turn_made AS (
-                INSERT INTO turn (id, tenant, parent_id, body, session_id)
-                SELECT id, $2, $6, $10, CASE WHEN $3 = 3 THEN $7 END
+                INSERT INTO turn (id, tenant, parent_id, body)
+                SELECT id, $2, $6, $10
                 FROM response_made
                 ON CONFLICT (id) DO NOTHING
             ), final_made AS (
@@ -124,15 +126,23 @@ impl Importer {
     ) -> Result<Imported, Error> {
         const SQL: &str = "
             -- conversation_import
-            WITH made AS (
+            WITH latest AS (
+                -- It may be deleted while the import goes on; then the name stays as it is.
+                SELECT id
+                FROM response
+                WHERE id = $4 AND tenant = $2
+                FOR KEY SHARE
+            ), made AS (
                 INSERT INTO conversation (id, tenant, name, latest_completed_response_id, head_turn_id)
-                VALUES ($1, $2, $3, $4, $4)
+                SELECT $1, $2, $3, latest.id, latest.id
+                FROM latest
                 ON CONFLICT DO NOTHING
                 RETURNING id
             ), moved AS (
                 UPDATE conversation c
-                SET latest_completed_response_id = $4,
-                    head_turn_id = $4
+                SET latest_completed_response_id = latest.id,
+                    head_turn_id = latest.id
+                FROM latest
                 WHERE c.id = $1
                   AND c.tenant = $2
                   AND c.active_response_id IS NULL
@@ -160,6 +170,26 @@ impl Importer {
             (false, true) => Imported::Taken,
             (false, false) => Imported::WasThere,
         })
+    }
+
+    /// Lets each of these sessions go on from the imported turn beside it, until it has a turn that was made here.
+    ///
+    /// A session goes on from the turn with the highest id, and ids of imported turns tell nothing about time: so only
+    /// one of them is the session's.
+    pub async fn sessions_import(&self, sessions: &[String], turns: &[Uuid]) -> Result<(), Error> {
+        const SQL: &str = "
+            -- sessions_import
+            UPDATE turn t
+            SET session_id = CASE WHEN t.id = wanted.turn_id THEN wanted.session_id END
+            FROM unnest($2::text[], $3::uuid[]) AS wanted (session_id, turn_id)
+            WHERE t.tenant = $1
+              AND (t.id = wanted.turn_id AND t.session_id IS DISTINCT FROM wanted.session_id
+                   OR t.id <> wanted.turn_id AND t.id < $4 AND t.session_id = wanted.session_id)";
+        // Imported ids begin with four zeros.
+        const FIRST_OF_OURS: Uuid = Uuid::from_u128(1 << 112);
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+            [&self.tenant, &sessions, &turns, &FIRST_OF_OURS];
+        read(&self.database, SQL, &parameters).await.map(drop)
     }
 
     /// Which of these conversations cannot be made under their names, because others have them.

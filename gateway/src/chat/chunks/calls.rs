@@ -1,7 +1,5 @@
 //! The calls of the client's own tools, as a stream gives them away piece by piece.
 
-use std::collections::HashSet;
-
 use serde_json::{Value, json};
 
 use super::frames::Frames;
@@ -13,7 +11,6 @@ use crate::chat::parts::{Call, CallKind};
 pub struct ToolCalls {
     is_legacy: bool,
     given: Vec<Given>,
-    ids: HashSet<String>,
     /// A call was cut off after it was begun: what follows would be taken for a second one.
     is_broken: bool,
 }
@@ -32,7 +29,6 @@ impl ToolCalls {
         Self {
             is_legacy,
             given: Vec::new(),
-            ids: HashSet::new(),
             is_broken: false,
         }
     }
@@ -40,7 +36,7 @@ impl ToolCalls {
     /// Says that a call begins: its id and name.
     pub fn begin(&mut self, out: &mut String, frames: &Frames, output_index: u32, call: &Call) {
         let is_one_too_many = self.is_legacy && !self.given.is_empty();
-        if self.is_broken || is_one_too_many || !self.ids.insert(call.id.clone()) {
+        if self.is_broken || is_one_too_many {
             return;
         }
         let nothing_yet = Call {

@@ -167,6 +167,7 @@ fn a_refusal_is_no_content() {
 /// REQ-77
 #[test]
 fn calls_of_the_clients_tools_come_piece_by_piece() {
+    // Some upstreams give two calls one id.
     let said = [
         Say::Text(&["Wait."]),
         Say::Call("c1", "weather", &["{\"city\":", "\"Oslo\"}"]),

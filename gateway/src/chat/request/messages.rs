@@ -1,5 +1,7 @@
 //! The messages of a chat, as the items that say the same.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -37,15 +39,23 @@ pub struct Messages {
     items: Vec<Bytes>,
     /// How many items there are up to the assistant's last message.
     answered: usize,
-    calls: Vec<MadeCall>,
+    calls: MadeCalls,
 }
 
-/// A tool call in the history.
-#[derive(Debug)]
-struct MadeCall {
-    id: String,
-    name: String,
-    is_custom: bool,
+/// The tool calls in the history.
+#[derive(Debug, Default)]
+struct MadeCalls {
+    /// By id, whether the last of it is one of a custom tool.
+    are_custom: HashMap<String, bool>,
+    /// The id of each name's last call.
+    last_of_name: HashMap<String, String>,
+}
+
+impl MadeCalls {
+    fn push(&mut self, id: String, name: String, is_custom: bool) {
+        self.are_custom.insert(id.clone(), is_custom);
+        self.last_of_name.insert(name, id);
+    }
 }
 
 impl Messages {
@@ -150,11 +160,7 @@ impl Messages {
         self.push(&json!({
             "type": "custom_tool_call", "call_id": id, "name": name, "input": input,
         }));
-        self.calls.push(MadeCall {
-            id,
-            name,
-            is_custom: true,
-        });
+        self.calls.push(id, name, true);
         Ok(())
     }
 
@@ -167,20 +173,15 @@ impl Messages {
         self.push(&json!({
             "type": "function_call", "call_id": id, "name": name, "arguments": arguments,
         }));
-        self.calls.push(MadeCall {
-            id,
-            name,
-            is_custom: false,
-        });
+        self.calls.push(id, name, false);
         Ok(())
     }
 
     fn push_output(&mut self, node: &Node) -> Result<(), ApiError> {
         let id = node.required("tool_call_id")?.identifier(MAX_CALL_ID)?;
-        let made = self.calls.iter().rfind(|call| call.id == id);
-        let kind = match made {
-            Some(call) if call.is_custom => "custom_tool_call_output",
-            _ => "function_call_output",
+        let kind = match self.calls.are_custom.get(id) {
+            Some(true) => "custom_tool_call_output",
+            Some(false) | None => "function_call_output",
         };
         let output = read_output(node)?;
         self.push(&json!({"type": kind, "call_id": id, "output": output}));
@@ -191,11 +192,11 @@ impl Messages {
     fn push_function_output(&mut self, node: &Node) -> Result<(), ApiError> {
         let name = node.required("name")?.identifier(128)?;
         let output = read_output(node)?;
-        let Some(call) = self.calls.iter().rfind(|call| call.name == name) else {
+        let Some(id) = self.calls.last_of_name.get(name) else {
             let message = "No function call of this name found before the message.";
             return Err(node.required("name")?.error("invalid_value", message));
         };
-        let item = json!({"type": "function_call_output", "call_id": call.id, "output": output});
+        let item = json!({"type": "function_call_output", "call_id": id, "output": output});
         self.push(&item);
         Ok(())
     }

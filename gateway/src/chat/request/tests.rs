@@ -1,5 +1,7 @@
 //! Bodies of requests, good and bad.
 
+use std::time::{Duration, Instant};
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -298,6 +300,22 @@ fn bad_requests_are_refused_with_the_place_that_is_wrong() {
 }
 
 /// JSON that is made of the words that requests are made of.
+/// Looking through all calls for each output would take a minute.
+#[test]
+fn one_client_s_long_history_of_tool_calls_does_not_hold_up_the_others() {
+    let calls = vec![json!({"id": "a", "function": {"name": "f"}}); 1000];
+    let mut messages = vec![json!({"role": "user", "content": "Hi"})];
+    messages.extend(vec![json!({"role": "assistant", "tool_calls": calls}); 100]);
+    messages.extend(vec![json!({"role": "tool", "tool_call_id": "z"}); 19_000]);
+    let body = json!({"messages": messages});
+
+    let start = Instant::now();
+    let request = read(&body).unwrap();
+
+    assert_eq!(request.run.input.len(), 1 + 100_000 + 19_000);
+    assert!(start.elapsed() < Duration::from_secs(20));
+}
+
 fn any_json() -> impl Strategy<Value = Value> {
     const WORDS: [&str; 24] = [
         "role",

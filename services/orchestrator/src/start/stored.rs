@@ -151,6 +151,7 @@ async fn admit_stored(shared: &Arc<Shared>, asking: Asking) -> Result<Started, R
         }
         Ok(Admission::Replayed { response_id }) => {
             forget();
+            keys::check_stays(shared, &response_id)?;
             return Ok(Started::Replayed { response_id });
         }
         Err(Refusal::Refused(status)) => {
@@ -163,6 +164,7 @@ async fn admit_stored(shared: &Arc<Shared>, asking: Asking) -> Result<Started, R
             shared.tasks.spawn(async move {
                 admission::revoke(&task.journal, asking.tenant, id).await;
                 task.active.remove(id, &feed);
+                feed.leave();
             });
             return Err(Refusal::Unknown(status));
         }

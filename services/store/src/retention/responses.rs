@@ -17,14 +17,15 @@ const BATCH: i64 = 200;
 /// Nothing is indexed by the time of the end, since every append would have to move such an entry. But what ended that
 /// long ago was made before that, and ids are in the order in which responses were made.
 pub async fn responses_expire(database: &Database, age: Duration) -> Result<usize, Error> {
+    // No index is looked into for a time that passes while it is looked into, as `clock_timestamp()`.
     const SQL: &str = "
         -- responses_expire
         WITH old AS (
             SELECT id
             FROM response
-            WHERE id < uuid_v7_floor(clock_timestamp() - $1 * interval '1 second')
+            WHERE id < uuid_v7_floor(now() - $1 * interval '1 second')
               AND status >= 3
-              AND (updated_at IS NULL OR updated_at < clock_timestamp() - $1 * interval '1 second')
+              AND (updated_at IS NULL OR updated_at < now() - $1 * interval '1 second')
             ORDER BY id
             LIMIT $2
             FOR UPDATE SKIP LOCKED
@@ -60,12 +61,14 @@ async fn responses_evict_of(database: &Database, tenant: &str, max: u64) -> Resu
     const LOCK: &str = "
         -- eviction_lock
         SELECT pg_try_advisory_xact_lock(hashtext('talaria eviction'))";
-    // Responses of the first version do not say when they ended: the time in the id comes before that.
+    // The last write of an imported response was the import, which is no use of it. Responses of the first version do not
+    // say when they ended: the time in the id comes before that.
     const SQL: &str = "
         -- responses_evict
         WITH kept AS (
             SELECT id,
                    coalesce(
+                       CASE WHEN id < '00010000-0000-0000-0000-000000000000' THEN used_at END,
                        greatest(updated_at, used_at),
                        to_timestamp(('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint / 1000.0)
                    ) AS used_at

@@ -5,10 +5,11 @@ use std::time::Duration;
 use talaria_domain::ids::{ConversationId, ResponseId};
 use talaria_domain::run::End;
 use talaria_proto::v1::{
-    AddConversationItemsRequest, DeleteConversationRequest, LoadContextRequest,
+    AddConversationItemsRequest, DeleteConversationRequest, LoadContextRequest, Response, Status,
+    Turn,
 };
 use talaria_runtime::ids;
-use talaria_store::Sweep;
+use talaria_store::{ImportedResponse, Importer, Sweep};
 use uuid::Uuid;
 
 use crate::fixture::{Fixture, Setup, TENANT, Writer, message};
@@ -37,6 +38,39 @@ async fn the_least_recently_used_go_first_and_reading_counts_as_use() -> anyhow:
     }
     assert_eq!(left, [true, false, false, true]);
     assert_eq!(fixture.store.evict_responses(2).await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_imported_does_not_drive_out_what_was_used_later() -> anyhow::Result<()> {
+    let fixture = Fixture::new().await?;
+    let run = fixture.completed(Setup::default()).await?;
+    fixture.age(&run, HOUR).await?;
+    let importer = Importer::new(&fixture.database.url, TENANT.into())?;
+    let mut response = Response::default();
+    response.set_status(Status::Completed);
+    let hermes = [3, 4, 5].map(|id| Uuid::from_u128(id << 100));
+    for (used_at, id) in [1.6e9, 1.7e9, 1.5e9].into_iter().zip(hermes) {
+        let import = ImportedResponse {
+            id,
+            response: response.clone(),
+            turn: Turn::default(),
+            parent_turn: None,
+            conversation: None,
+            event_count: 1,
+            used_at,
+        };
+        importer.response_import(&import).await?;
+    }
+
+    fixture.store.evict_responses(2).await?;
+
+    let session = fixture.session().await?;
+    let rows = session
+        .query("SELECT id FROM response ORDER BY id", &[])
+        .await?;
+    let left: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(left, [hermes[1], run.id]);
     Ok(())
 }
 
@@ -226,6 +260,31 @@ async fn old_responses_go_by_when_they_ended() -> anyhow::Result<()> {
     assert_eq!(fixture.count("response").await?, 2);
     assert!(fixture.exists(&young).await?);
     assert_eq!(fixture.store.expire_responses(DAY * 30).await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn looking_for_old_responses_does_not_go_through_all_young_ones() -> anyhow::Result<()> {
+    let fixture = Fixture::new().await?;
+    let session = fixture.session().await?;
+    // A function that tells how often it was asked, and responses that do not say when they ended.
+    session
+        .batch_execute(&format!(
+            "CREATE SEQUENCE asked;
+             ALTER FUNCTION uuid_v7_floor RENAME TO quiet_floor;
+             CREATE FUNCTION uuid_v7_floor(instant timestamptz) RETURNS uuid
+                 LANGUAGE sql IMMUTABLE AS 'SELECT quiet_floor(instant) FROM nextval(''asked'')';
+             INSERT INTO response (id, tenant, status, epoch, next_seq)
+             SELECT quiet_floor(clock_timestamp() - n * interval '1 second'), '{TENANT}', 3, 1, 1
+             FROM generate_series(1, 1000) AS n"
+        ))
+        .await?;
+
+    assert_eq!(fixture.store.expire_responses(DAY * 30).await?, 0);
+
+    let row = session.query_one("SELECT nextval('asked')", &[]).await?;
+    let asked: i64 = row.get(0);
+    assert!(asked < 50, "asked {asked} times");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! What a run starts from: sessions, and conversations out of which items were taken.
 
+use talaria_domain::ids::ResponseId;
 use talaria_domain::run::End;
 use talaria_proto::v1::{
     AdmitRunRequest, ClaimRunsRequest, DeleteResponseRequest, EndLeaseRequest, LoadContextRequest,
@@ -141,6 +142,42 @@ async fn a_session_that_is_named_by_a_response_continues_from_it_and_then_from_w
     let failed = finished(&fixture, None, None, &End::Cancelled).await?;
     let context = load(&mut client, of_session(&failed.own_session())).await?;
     assert_eq!(context, LoadContextResponse::default());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_imported_session_that_is_named_by_its_first_response_continues_from_the_last()
+-> anyhow::Result<()> {
+    let fixture = fixture().await?;
+    let mut client = fixture.client.clone();
+    // As a Hermes server makes them: the later one may well be the smaller.
+    let (first, second) = (Uuid::from_u128(9 << 100), Uuid::from_u128(3 << 100));
+    // A turn without items.
+    let body = vec![0_u8];
+    let session = fixture.database.connect().await?;
+    for (id, parent, of) in [
+        (first, None, None),
+        (second, Some(first), Some(first.to_string())),
+    ] {
+        session
+            .execute(
+                "WITH turn_made AS (
+                     INSERT INTO turn (id, tenant, parent_id, body, session_id) VALUES ($1, 'a', $2, $3, $4)
+                 )
+                 INSERT INTO response (id, tenant, status, epoch, next_seq, session_id)
+                 VALUES ($1, 'a', 3, 1, 0, $4)",
+                &[&id, &parent, &body, &of],
+            )
+            .await?;
+    }
+
+    let context = load(&mut client, of_session(&first.to_string())).await?;
+
+    assert_eq!(
+        context.parent_response_id,
+        Some(ResponseId(second).to_string())
+    );
+    assert_eq!(context.turns.len(), 2);
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use anyhow::Context;
+use talaria_domain::model::server_error;
 use talaria_domain::run::End;
 use talaria_proto::v1::{
     AdmitRunRequest, ClaimRunsRequest, ClaimRunsResponse, ClaimedRun, LoadContextRequest,
@@ -242,6 +243,30 @@ async fn an_interruption_whose_answer_was_lost_does_not_interrupt_itself() -> an
 
     let claimed = busy.claim(&[&run.name()]).await?;
     assert_eq!(claimed, ClaimRunsResponse::default());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_admission_that_arrives_again_after_its_run_failed_does_not_block_the_conversation()
+-> anyhow::Result<()> {
+    let mut busy = Busy::new().await?;
+    busy.end_active(&End::Completed).await?;
+    let parent_response_id = Some(busy.active.name());
+    let (mut failed, mut admission) = busy.run(Wait::Not);
+    admission.parent_response_id.clone_from(&parent_response_id);
+    busy.client.admit_run(admission.clone()).await?;
+    end_run(&mut failed, &End::Failed(server_error("no upstream"))).await?;
+
+    // As it was handed to a store that was slow, before another one took it.
+    busy.client.admit_run(admission).await?;
+
+    assert!(!busy.load(false).await?.busy);
+    let (_, next) = busy.run(Wait::Not);
+    let next = AdmitRunRequest {
+        parent_response_id,
+        ..next
+    };
+    busy.client.admit_run(next).await?;
     Ok(())
 }
 
