@@ -148,6 +148,18 @@ pub fn cases(kind: ApiKind) -> Vec<Case> {
             Case {
                 messages: vec![("completed", "Hello!")],
                 ..on(
+                    "it ends without saying so before a call's arguments",
+                    ResponsesStream::new()
+                        .begin_item(
+                            &json!({"type": "function_call", "id": "fc_1", "call_id": "call_a",
+                            "name": "look", "arguments": ""}),
+                        )
+                        .stop(),
+                )
+            },
+            Case {
+                messages: vec![("completed", "Hello!")],
+                ..on(
                     "it cuts within its reasoning",
                     ResponsesStream::new()
                         .begin_item(&json!({"type": "reasoning", "id": "rs_1", "summary": []}))

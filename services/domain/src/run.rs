@@ -21,6 +21,7 @@ use talaria_proto::v1::{ContextItem, Event, Response, ResponseError, Status, Usa
 use uuid::Uuid;
 
 use crate::context::is_whole;
+use crate::item::text_member;
 use crate::json::RawObject;
 use crate::model::{ModelEvent, Outcome, server_error};
 use crate::snapshot::{self, Snapshot};
@@ -125,7 +126,7 @@ impl Run {
     ///
     /// A tool of the client's with the same name is the client's.
     pub fn use_tools(&mut self, tools: Arc<ServerTools>, limits: Limits) {
-        if !tools.tools.is_empty() {
+        if tools.has_servers {
             self.client_tools = client_tools(self.snapshot.base());
         }
         self.server_tools = tools;
@@ -208,6 +209,17 @@ impl Run {
         }
     }
 
+    /// Whether the model call under way stands in the middle of a call's arguments: not even an empty text is whole then.
+    pub fn is_within_call(&self) -> bool {
+        let items = self.open_items().into_iter();
+        items
+            .filter_map(|index| self.open_item_at(index))
+            .any(|item| {
+                text_member(&item.item_type) == Some("arguments")
+                    && serde_json::from_str::<serde::de::IgnoredAny>(&item.text).is_err()
+            })
+    }
+
     /// Whether anything of the model call under way was shown.
     pub fn step_has_shown(&self) -> bool {
         self.snapshot.items().len() > self.call_start
@@ -216,9 +228,12 @@ impl Run {
     /// Writes the end at `now` (Unix seconds): the one terminal event.
     ///
     /// A run that failed or was cancelled keeps what was produced; items that were being written stay `incomplete`.
+    /// Calls of ours have results in any case.
     pub fn finish(&mut self, end: &End, now: i64) {
         if matches!(end, End::Completed | End::Incomplete { .. }) {
             self.close_all();
+        } else {
+            self.answer_calls();
         }
         let mut response = self.snapshot.base().clone();
         response.usage = self.usage;
@@ -282,9 +297,11 @@ impl Run {
     /// Whether a run whose last model call was cut off has its answer, so that asking again would only repeat it: a
     /// whole message, if no call can follow it.
     fn holds_answer(&self) -> bool {
-        let whole = self.whole_output();
-        let ends_with_message = whole
+        // The last item of all: one that was cut off is what is asked for again, after a crash as well.
+        let output = self.output();
+        let ends_with_message = output
             .last()
+            .filter(|item| is_whole(item))
             .and_then(|item| serde_json::from_slice::<Head>(&item.item).ok())
             .is_some_and(|head| head.item_type == "message");
         ends_with_message && !self.was_cut && !self.offers_tools()
@@ -293,7 +310,7 @@ impl Run {
     fn offers_tools(&self) -> bool {
         let settings = RawObject::parse(&self.snapshot.base().settings);
         let is_some = |settings: RawObject<'_>| settings.get("tools").is_some_and(|t| t != "[]");
-        !self.server_tools.tools.is_empty() || settings.is_ok_and(is_some)
+        self.server_tools.has_servers || settings.is_ok_and(is_some)
     }
 
     /// Closes what the model left half written.

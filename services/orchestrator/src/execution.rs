@@ -74,6 +74,7 @@ impl Execution {
         if self.starts {
             self.run.start();
         }
+        self.expect_tools();
         let mut writer = Writer::new(self.sink.clone(), self.watched);
         let mut attempts = Attempts::default();
         let end = loop {
@@ -99,6 +100,7 @@ impl Execution {
 
     /// Ends the run without asking the model.
     pub async fn end_at_once(mut self, end: End) -> Result<(), Left> {
+        self.expect_tools();
         let mut writer = Writer::new(self.sink.clone(), self.watched);
         writer.add(self.end(&end));
         writer.finish(&self.run, self.input).await

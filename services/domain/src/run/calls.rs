@@ -61,7 +61,6 @@ impl Run {
             return self.stop(reason);
         }
         self.outcome = None;
-        self.was_cut = false;
         self.call_start = self.snapshot.items().len();
         Step::CallModel
     }

@@ -163,7 +163,7 @@ impl Run {
     ///
     /// A name that nobody offered is the server's, where there are tools of its own: the model is told, not the client.
     fn effect(&self, name: &str) -> Option<Effect> {
-        if self.server_tools.tools.is_empty() || self.client_tools.contains(name) {
+        if !self.server_tools.has_servers || self.client_tools.contains(name) {
             return None;
         }
         let tool = self.server_tools.tools.get(name);

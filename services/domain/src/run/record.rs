@@ -13,6 +13,7 @@ use crate::marker::{Marker, is_word};
 use crate::model::Object;
 
 const INTERRUPTED: &str = "The run ended before the tool did.";
+const NOT_CALLED: &str = "The run ended before the tool was called.";
 const OUTCOME_UNKNOWN: &str = "outcome unknown: the server that ran this tool stopped before its result was recorded; \
                                it may or may not have taken effect";
 
@@ -45,14 +46,26 @@ impl Run {
     /// Closes all that is open: the run ends here.
     pub(super) fn close_all(&mut self) {
         self.seal();
+        self.answer_calls();
+        self.leave_calls_out();
+    }
+
+    /// Gives each call of ours the result that it will never have: no model takes calls without one, and whoever goes
+    /// on from here has none to give.
+    pub(super) fn answer_calls(&mut self) {
         self.give_up_interrupted();
-        let calls = self.calls();
-        let begun = |call: &&MadeCall| call.progress == Progress::Begun;
-        for call in calls.iter().filter(begun) {
-            let result = ToolResult::error(INTERRUPTED);
+        for call in self.calls() {
+            let result = match (call.effect, call.progress) {
+                (Some(_), Progress::Begun) => ToolResult::error(INTERRUPTED),
+                // As an `mcp_call` it can be left out.
+                (Some(_), Progress::Made) if self.mcp_call_at(call.index).is_none() => {
+                    self.record_start(call.index, &call.call_id, Effect::Pure);
+                    ToolResult::error(NOT_CALLED)
+                }
+                (Some(_), Progress::Made | Progress::Answered) | (None, _) => continue,
+            };
             self.record_end(call.index, &call.call_id, result);
         }
-        self.leave_calls_out();
     }
 
     /// Closes the calls that the server will not run.

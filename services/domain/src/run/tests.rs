@@ -336,6 +336,26 @@ fn a_resumed_run_asks_the_model_again_unless_it_has_its_answer() {
     );
 }
 
+#[test]
+fn a_second_message_that_broke_off_is_asked_for_again_also_after_a_crash() {
+    let mut run = Run::create(ID, Response::default());
+    run.start();
+    assert_eq!(run.next_step(), Step::CallModel);
+    run.on_model(done(
+        0,
+        json!({"type": "message", "content": [{"type": "output_text", "text": "first"}]}),
+    ));
+    run.on_model(delta(1, Field::Text, "hal"));
+    run.model_broke();
+
+    // Asked once before the pause and once after it.
+    assert_eq!(run.next_step(), Step::CallModel);
+    assert_eq!(run.next_step(), Step::CallModel);
+    let log = run.take_events();
+    let mut resumed = Run::resume(ID, Snapshot::of(&log).unwrap());
+    assert_eq!(resumed.next_step(), Step::CallModel);
+}
+
 fn any_item() -> impl Strategy<Value = Value> {
     let text = "[a-c]{0,4}";
     prop_oneof![

@@ -10,6 +10,8 @@ pub struct ServerTools {
     pub shape: ToolShape,
     /// The request streams: outputs are lists of content parts, not strings.
     pub streamed: bool,
+    /// The agent has tools, though its servers may list none just now.
+    pub has_servers: bool,
     /// By the name under which the model knows the tool.
     pub tools: BTreeMap<String, ServerTool>,
 }

@@ -202,6 +202,10 @@ impl Execution {
         if !self.run.step_has_shown() {
             return Attempt::Failed(CallError::empty());
         }
+        // Nobody knows what would have followed, so the tool must not run.
+        if self.run.is_within_call() {
+            return Attempt::Failed(CallError::cut_off());
+        }
         self.run.on_model_end();
         Attempt::Over
     }
@@ -233,7 +237,9 @@ impl Execution {
 
     fn model_call(&self, server_tools: &ToolList, elsewhere: bool) -> ModelCall {
         let mut context: Vec<CallItem> = call_items(&self.turns, &self.input);
-        context.extend(call_items(&[], &self.run.whole_output()));
+        let output = call_items(&[], &self.run.whole_output());
+        let tools_have_run = tools::have_run(&output);
+        context.extend(output);
         if elsewhere {
             // Ids mean something to the upstream that gave them, which is most likely the first.
             for item in &mut context {
@@ -242,6 +248,9 @@ impl Execution {
         }
         let mut parameters = self.parameters.clone();
         tools::offer(server_tools, &mut parameters);
+        if tools_have_run {
+            tools::force_no_longer(&mut parameters);
+        }
         ModelCall {
             model: self.agent.model.clone(),
             instructions: self

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use serde_json::Value;
-use talaria_domain::model::Object;
+use talaria_domain::model::{CallItem, Object};
 use talaria_domain::run::{Limits, ServerTool, ServerTools, ToolCall, ToolResult};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -51,10 +51,25 @@ impl Execution {
         let tools = ServerTools {
             shape: self.tool_shape,
             streamed: self.streamed,
+            has_servers: true,
             tools: list.tools.iter().map(tool).collect(),
         };
         self.run.use_tools(Arc::new(tools), self.limits());
         Ok(Some(list))
+    }
+
+    /// Says that the agent has tools, before its servers are asked for them: a run that ends until then answers its calls.
+    pub(super) fn expect_tools(&mut self) {
+        if self.agent.toolbox.is_empty() {
+            return;
+        }
+        let tools = ServerTools {
+            shape: self.tool_shape,
+            streamed: self.streamed,
+            has_servers: true,
+            ..ServerTools::default()
+        };
+        self.run.use_tools(Arc::new(tools), self.limits());
     }
 
     fn limits(&self) -> Limits {
@@ -86,6 +101,9 @@ impl Execution {
         let given_up = CancellationToken::new();
         let _guard = given_up.clone().drop_guard();
         loop {
+            if self.release.is_cancelled() {
+                return Err(write_last_results(writer).await);
+            }
             let free = self.agent.max_parallel_tools.max(1) - running.len();
             let starting: Vec<ToolCall> = waiting.drain(..free.min(waiting.len())).collect();
             if !starting.is_empty() {
@@ -105,14 +123,15 @@ impl Execution {
             }
             tokio::select! {
                 biased;
-                () = self.cancel.cancelled() => return Ok(StepEnd::Cancelled),
-                () = self.release.cancelled() => return Err(write_last_results(writer).await),
-                progress = writer.progress() => progress?,
-                // Panics are results by then, and nobody aborts a call while this runs.
+                // First, because what has taken effect should be known to whoever goes on. Panics are results by then,
+                // and nobody aborts a call while this runs.
                 Some(Ok((call, result))) = running.join_next() => {
                     self.run.tool_ended(&call, result);
                     writer.add(self.take_events());
                 }
+                () = self.cancel.cancelled() => return Ok(StepEnd::Cancelled),
+                () = self.release.cancelled() => return Err(write_last_results(writer).await),
+                progress = writer.progress() => progress?,
             }
         }
     }
@@ -170,6 +189,31 @@ async fn called(agent: Arc<Agent>, call: ToolCall, context: CallContext) -> Ende
     (call, result)
 }
 
+/// Whether the output of a run holds results of tools that the server ran.
+pub fn have_run(output: &[CallItem]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Head<'a> {
+        #[serde(rename = "type", borrow)]
+        item_type: std::borrow::Cow<'a, str>,
+    }
+    output.iter().any(|item| {
+        serde_json::from_slice(&item.json)
+            .is_ok_and(|head: Head<'_>| head.item_type == "function_call_output")
+    })
+}
+
+/// Leaves it to the model whether it calls another tool: a choice that forces a call is about the first step, and would
+/// never let the run come to its answer.
+pub fn force_no_longer(parameters: &mut Object) {
+    match parameters.get_mut("tool_choice") {
+        Some(Value::Object(choice)) if choice.get("type") == Some(&"allowed_tools".into()) => {
+            choice.insert("mode".to_owned(), "auto".into());
+        }
+        Some(choice) if choice == "required" || choice.is_object() => *choice = "auto".into(),
+        Some(_) | None => {}
+    }
+}
+
 /// Puts the server's tools in front of the client's, whose names count for more.
 pub fn offer(list: &ToolList, parameters: &mut Object) {
     if list.tools.is_empty() {
@@ -188,4 +232,31 @@ pub fn offer(list: &ToolList, parameters: &mut Object) {
         .collect();
     tools.extend(clients);
     parameters.insert("tools".to_owned(), tools.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_choice_that_forces_a_call_is_about_the_first_step() {
+        for (given, then) in [
+            (json!("required"), json!("auto")),
+            (json!("none"), json!("none")),
+            (json!({"type": "function", "name": "clock"}), json!("auto")),
+            (
+                json!({"type": "allowed_tools", "mode": "required", "tools": []}),
+                json!({"type": "allowed_tools", "mode": "auto", "tools": []}),
+            ),
+        ] {
+            let mut parameters = Object::new();
+            parameters.insert("tool_choice".to_owned(), given);
+
+            force_no_longer(&mut parameters);
+
+            assert_eq!(parameters["tool_choice"], then);
+        }
+    }
 }

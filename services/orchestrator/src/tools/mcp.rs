@@ -81,9 +81,8 @@ impl Server {
         context: CallContext,
     ) -> Output {
         let cancel = context.cancel.child_token();
-        let deadline = context
-            .deadline
-            .min(Instant::now() + self.config.call_timeout);
+        let own_deadline = Instant::now().checked_add(self.config.call_timeout);
+        let deadline = own_deadline.map_or(context.deadline, |own| own.min(context.deadline));
         // If this future is dropped, the task sees it as a cancellation, and tells the server.
         let _guard = cancel.clone().drop_guard();
         let server = Arc::clone(self);

@@ -260,6 +260,18 @@ async fn a_call_that_takes_too_long_is_given_up_and_the_server_told() -> Result<
 }
 
 #[tokio::test]
+async fn a_call_timeout_beyond_all_time_is_no_panic() -> Result<()> {
+    let scripted = Scripted::new()?;
+    let mut config = scripted.config("files");
+    config.call_timeout = Duration::MAX;
+    assert_eq!(
+        call(&toolbox(vec![config]), "add", json!({"a": 1, "b": 2})).await,
+        ToolResult::text("3")
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_cancelled_call_ends_at_once_and_the_server_is_told() -> Result<()> {
     let scripted = Scripted::new()?;
     let toolbox = scripted.toolbox();

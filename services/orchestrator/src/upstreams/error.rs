@@ -113,6 +113,12 @@ impl CallError {
         Self::of(CallErrorKind::Empty, message, None)
     }
 
+    /// An answer that ended in the middle of a call.
+    pub fn cut_off() -> Self {
+        let message = "The model ended its answer in the middle of a call.";
+        Self::of(CallErrorKind::Broken, message, None)
+    }
+
     /// An upstream that is not asked for the time being.
     pub fn unhealthy(retry_after: Duration) -> Self {
         let kind = CallErrorKind::Unhealthy { retry_after };

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use talaria_proto::v1::Turn;
+
 use super::*;
+use crate::context::{call_items, check_pairs};
+use crate::model::CallItem;
 
 /// A run whose agent has tools: `look` is pure, `put` idempotent, `send` neither.
 pub(super) fn tools(shape: ToolShape, streamed: bool) -> Arc<ServerTools> {
@@ -24,6 +28,7 @@ pub(super) fn tools(shape: ToolShape, streamed: bool) -> Arc<ServerTools> {
     Arc::new(ServerTools {
         shape,
         streamed,
+        has_servers: true,
         tools: effects.into_iter().map(tool).collect(),
     })
 }
@@ -389,5 +394,77 @@ fn a_step_that_broke_after_a_whole_call_goes_on_with_the_call() {
         run.tool_started(&calls[0]);
         run.tool_ended(&calls[0], ToolResult::text("a"));
         assert_eq!(run.next_step(), Step::CallModel);
+    }
+}
+
+#[test]
+fn a_call_is_not_left_to_the_client_because_the_servers_list_nothing_after_a_restart() {
+    let mut run = run_with(tools(ToolShape::FunctionCall, true), Limits::default());
+    says(&mut run, vec![call(0, "send", "{}")]);
+    let log = run.take_events();
+
+    let mut run = Run::resume(ID, Snapshot::of(&log).unwrap());
+    run.start();
+    let mut unreachable = ServerTools::clone(&tools(ToolShape::FunctionCall, true));
+    unreachable.tools.clear();
+    run.use_tools(Arc::new(unreachable), Limits::default());
+
+    let called: Vec<String> = run_tools(&mut run).into_iter().map(|c| c.name).collect();
+    assert_eq!(called, ["send"]);
+}
+
+#[test]
+fn a_run_that_is_cancelled_while_its_tools_run_can_be_continued() {
+    for shape in [ToolShape::FunctionCall, ToolShape::McpCall] {
+        let mut run = run_with(tools(shape, true), Limits::default());
+        says(
+            &mut run,
+            vec![
+                call(0, "send", "{}"),
+                call(1, "look", "{}"),
+                call(2, "put", "{}"),
+            ],
+        );
+        for call in &run_tools(&mut run)[..2] {
+            run.tool_started(call);
+        }
+        let log = run.take_events();
+        let mut resumed = Run::resume(ID, Snapshot::of(&log).unwrap());
+        let mut unlisted = ServerTools::clone(&tools(shape, true));
+        unlisted.tools.clear();
+        resumed.use_tools(Arc::new(unlisted), Limits::default());
+        for run in [&mut run, &mut resumed] {
+            run.finish(&End::Cancelled, 1);
+            assert_eq!(check_pairs(&continued(run)), Ok(()), "{shape:?}");
+        }
+    }
+}
+
+/// What a model is shown when another run continues from this one.
+fn continued(run: &Run) -> Vec<CallItem> {
+    let turn = Turn {
+        input: Vec::new(),
+        output: run.output(),
+    };
+    call_items(&[turn], &[])
+}
+
+#[test]
+fn an_answer_that_ends_before_the_arguments_of_a_call_is_no_call_without_arguments() {
+    let announced = || {
+        added(
+            0,
+            json!({"type": "function_call", "call_id": "c", "name": "send"}),
+        )
+    };
+    for shape in [ToolShape::FunctionCall, ToolShape::McpCall] {
+        for (arguments, is_within) in [("", true), ("{\"a\":", true), ("{}", false)] {
+            let mut run = run_with(tools(shape, true), Limits::default());
+            assert_eq!(run.next_step(), Step::CallModel);
+            run.on_model(announced());
+            run.on_model(delta(0, Field::Arguments, arguments));
+
+            assert_eq!(run.is_within_call(), is_within, "{shape:?} {arguments}");
+        }
     }
 }

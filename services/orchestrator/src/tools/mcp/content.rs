@@ -44,10 +44,10 @@ fn of_result(result: CallToolResult) -> Output {
 fn part(block: ContentBlock) -> ToolPart {
     match block {
         ContentBlock::Text(text) => ToolPart::Text(text.text),
-        ContentBlock::Image(image) if image.mime_type.starts_with("image/") => ToolPart::Image {
-            data_url: format!("data:{};base64,{}", image.mime_type, image.data),
+        ContentBlock::Image(image) => match picture(&image.mime_type, &image.data) {
+            Some(data_url) => ToolPart::Image { data_url },
+            None => left_out("image", &image.mime_type, image.data.len()),
         },
-        ContentBlock::Image(image) => left_out("image", &image.mime_type, image.data.len()),
         ContentBlock::Audio(audio) => left_out("audio", &audio.mime_type, audio.data.len()),
         ContentBlock::Resource(embedded) => resource(embedded.resource),
         ContentBlock::ResourceLink(link) => {
@@ -56,6 +56,22 @@ fn part(block: ContentBlock) -> ToolPart {
         // A kind that rmcp learns of later.
         _ => ToolPart::Text(String::from("[content of an unknown kind]")),
     }
+}
+
+/// A picture that models can look at. Any other in its context fails the model call, and each one after it.
+fn picture(mime_type: &str, data: &str) -> Option<String> {
+    let mime_type = match mime_type {
+        "image/jpg" => "image/jpeg",
+        "image/png" | "image/jpeg" | "image/gif" | "image/webp" => mime_type,
+        _ => return None,
+    };
+    // Some encoders break lines.
+    let data: String = data.split_ascii_whitespace().collect();
+    let digits = data.trim_end_matches('=');
+    let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || b"+/".contains(&byte);
+    let is_base64 =
+        !digits.is_empty() && digits.bytes().all(is_digit) && data.len().is_multiple_of(4);
+    is_base64.then(|| format!("data:{mime_type};base64,{data}"))
 }
 
 fn resource(contents: ResourceContents) -> ToolPart {
@@ -77,4 +93,49 @@ fn left_out(kind: &str, mime_type: &str, base64_bytes: usize) -> ToolPart {
     ToolPart::Text(format!(
         "[{kind} of {mime_type}, about {size} bytes, left out]"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_picture_that_upstreams_refuse_is_described_and_does_not_fail_the_run() {
+        let shown = |mime_type: &str, data: &str| {
+            let block = json!({"type": "image", "mimeType": mime_type, "data": data});
+            part(serde_json::from_value(block).unwrap())
+        };
+        let image = |data_url: &str| ToolPart::Image {
+            data_url: data_url.to_owned(),
+        };
+        let described = |text: &str| ToolPart::Text(text.to_owned());
+
+        for (mime_type, data, expected) in [
+            ("image/png", "AAA=", image("data:image/png;base64,AAA=")),
+            (
+                "image/jpg",
+                "AAAA\nBB==\n",
+                image("data:image/jpeg;base64,AAAABB=="),
+            ),
+            (
+                "image/svg+xml",
+                "AAAA",
+                described("[image of image/svg+xml, about 3 bytes, left out]"),
+            ),
+            (
+                "image/png",
+                "<no base64>",
+                described("[image of image/png, about 6 bytes, left out]"),
+            ),
+            (
+                "image/png",
+                "",
+                described("[image of image/png, about 0 bytes, left out]"),
+            ),
+        ] {
+            assert_eq!(shown(mime_type, data), expected, "{mime_type} {data:?}");
+        }
+    }
 }
