@@ -4,11 +4,12 @@ use std::collections::hash_map::DefaultHasher;
 use std::fs::File;
 use std::hash::{Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use talaria_testkit::deadline::within_duration;
+use talaria_testkit::process::succeeded;
 use talaria_testkit::stack::{Options, Stack};
 
 #[path = "sdk_python/scenarios.rs"]
@@ -105,15 +106,4 @@ fn clean(python: &Path) -> Command {
         }
     }
     command
-}
-
-fn succeeded(what: &str, output: &Output) -> anyhow::Result<()> {
-    ensure!(
-        output.status.success(),
-        "{what}: {}\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    Ok(())
 }

@@ -220,6 +220,18 @@ async fn read_lines(pipe: impl AsyncRead + Unpin, output: watch::Sender<Output>)
     output.send_modify(|output| output.closed_pipes += 1);
 }
 
+/// Whether a program that ran to its end succeeded; if not, the error holds what it printed.
+pub fn succeeded(what: &str, output: &std::process::Output) -> anyhow::Result<()> {
+    ensure!(
+        output.status.success(),
+        "{what}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
