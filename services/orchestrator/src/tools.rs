@@ -49,6 +49,8 @@ pub struct Tool {
     /// The JSON schema of its arguments.
     pub parameters: Arc<Object>,
     pub effect: Effect,
+    /// A person has to agree to each call.
+    pub needs_approval: bool,
     source: usize,
     name_there: String,
 }

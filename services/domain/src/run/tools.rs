@@ -22,6 +22,8 @@ pub struct ServerTool {
     /// The name of the tool's server.
     pub server_label: String,
     pub effect: Effect,
+    /// A person has to agree to each call.
+    pub needs_approval: bool,
 }
 
 /// What calling a tool twice does.

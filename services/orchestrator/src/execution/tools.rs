@@ -45,6 +45,7 @@ impl Execution {
             let known = ServerTool {
                 server_label: tool.server_label.clone(),
                 effect: tool.effect,
+                needs_approval: tool.needs_approval,
             };
             (tool.name.clone(), known)
         };

@@ -38,6 +38,7 @@ pub(super) fn named(sources: &[Arc<SourceTools>]) -> Vec<Tool> {
                 description: tool.description.clone(),
                 parameters: Arc::clone(&tool.parameters),
                 effect: tool.effect,
+                needs_approval: false,
                 source: index,
                 name_there: tool.name.clone(),
             });

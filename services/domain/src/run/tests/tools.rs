@@ -17,6 +17,7 @@ pub(super) fn tools(shape: ToolShape, streamed: bool) -> Arc<ServerTools> {
             ServerTool {
                 server_label,
                 effect,
+                needs_approval: false,
             },
         )
     };
