@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use secrecy::ExposeSecret;
+use talaria_domain::run::Choice;
 use talaria_gateway::{Cors, Gateway};
-use talaria_orchestrator::Orchestrator;
+use talaria_orchestrator::{ApprovalTiming, Orchestrator};
 use talaria_runtime::link;
 use talaria_runtime::server::GrpcServer;
 use talaria_store::Store;
@@ -16,7 +17,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 
-use crate::settings::{ChatDisconnect, CorsOrigins, Keeping, OnBrokenStream, Server, Settings};
+use crate::settings::{
+    ChatDisconnect, CorsOrigins, Keeping, OnBrokenStream, OnTimeout, Server, Settings,
+};
 
 /// How long gRPC calls may take to end when their server stops.
 const GRPC_GRACE: Duration = Duration::from_secs(5);
@@ -215,6 +218,13 @@ fn orchestrator_config(
         on_broken_stream: match settings.runs.on_broken_stream {
             OnBrokenStream::Continue => talaria_orchestrator::OnBrokenStream::Continue,
             OnBrokenStream::Fail => talaria_orchestrator::OnBrokenStream::Fail,
+        },
+        approval: ApprovalTiming {
+            timeout: settings.runs.approval_timeout,
+            on_timeout: match settings.runs.approval_on_timeout {
+                OnTimeout::Deny => Choice::Deny,
+                OnTimeout::Approve => Choice::Once,
+            },
         },
         max_attempts: settings.runs.max_attempts,
         lease: settings.runs.lease,

@@ -24,7 +24,7 @@ use crate::cli::{Command, CommonFlags, ImportSource, OrchestratorFlags};
 
 pub use self::agents::{Agent, Endpoint, Upstream};
 pub use self::error::{Error, Origin};
-pub use self::file::{Effect, OnBrokenStream, ToolItems};
+pub use self::file::{Effect, OnBrokenStream, OnTimeout, ToolItems};
 pub use self::keeping::Keeping;
 pub use self::server::{ChatDisconnect, CorsOrigins, Server};
 pub use self::tools::{DEMO_TOOLS, McpServer, Transport};
@@ -37,6 +37,7 @@ use self::server::{loopback, secret, server, service_address};
 use self::sources::{Sources, flag, required};
 use self::tools::mcp_servers;
 
+const APPROVAL_TIMEOUT: Duration = Duration::from_hours(24);
 const ORCHESTRATOR_PORT: u16 = 8643;
 const STORE_PORT: u16 = 8644;
 const DEFAULT_DATA_DIR: &str = "./.talaria";
@@ -109,6 +110,9 @@ pub struct Runs {
     pub drain: Duration,
     pub max_attempts: u32,
     pub on_broken_stream: OnBrokenStream,
+    /// How long a call waits for a person.
+    pub approval_timeout: Duration,
+    pub approval_on_timeout: OnTimeout,
 }
 
 /// What is logged, and in which form.
@@ -362,6 +366,11 @@ fn runs(sources: &Sources<'_>) -> Runs {
         drain: Duration::from_secs(section.and_then(|runs| runs.drain_seconds).unwrap_or(30)),
         max_attempts: number(section.and_then(|runs| runs.max_attempts), 3),
         on_broken_stream: section.map_or_else(Default::default, |runs| runs.on_broken_stream),
+        approval_timeout: seconds(
+            section.and_then(|runs| runs.approval_timeout_seconds),
+            APPROVAL_TIMEOUT,
+        ),
+        approval_on_timeout: section.map_or_else(Default::default, |runs| runs.approval_on_timeout),
     }
 }
 

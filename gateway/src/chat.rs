@@ -19,7 +19,7 @@ use axum::{Extension, Json, Router};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::json;
 use talaria_proto::v1::{
-    self as pb, Follow as FollowMode, Idempotency, StartRunRequest, StartRunResponse,
+    self as pb, Approvals, Follow as FollowMode, Idempotency, StartRunRequest, StartRunResponse,
 };
 use tonic::Streaming;
 
@@ -34,7 +34,7 @@ use crate::error::{ApiError, printable};
 use crate::events::Events;
 use crate::front::read_body;
 use crate::session::{self, Session};
-use crate::{ChatDisconnect, Gateway, Tenant, idempotency, tool_items};
+use crate::{ChatDisconnect, Gateway, Tenant, approvals, idempotency, tool_items};
 
 /// `on` or `off`, for one request.
 const TOOL_PROGRESS: HeaderName = HeaderName::from_static("x-talaria-tool-progress");
@@ -68,6 +68,8 @@ async fn create_chat_completion(
     request.run.store = keeping != Keeping::Ephemeral;
     let tool_items = tool_items::from_headers(&headers)?;
     request.run.set_tool_items(tool_items);
+    let approvals = approvals::from_headers(&headers, Approvals::Wait)?;
+    request.run.set_approvals(approvals);
     let shown = Shown::of(&gateway, &request, &headers);
     let start = StartRunRequest {
         tenant: tenant.0.clone(),

@@ -198,6 +198,8 @@ fn of_reason(reason: Reason, status: &tonic::Status) -> ApiError {
                 .with_param("conversation")
         }
         Reason::IdempotencyKeyConflict => ApiError::conflict("idempotency_key_conflict", message),
+        Reason::ApprovalNotActive => ApiError::conflict("approval_not_active", message),
+        Reason::ApprovalNotPending => ApiError::conflict("approval_not_pending", message),
         Reason::InvalidValue => ApiError::invalid("invalid_value", message),
         Reason::NoToolCall | Reason::NoToolOutput => {
             ApiError::bad_request(message).with_param("input")

@@ -7,7 +7,7 @@ use talaria_proto::v1::{Idempotency, ToolItems};
 
 use crate::error::ApiError;
 use crate::session::Session;
-use crate::tool_items;
+use crate::{approvals, tool_items};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -38,7 +38,7 @@ pub fn read(
     };
     Ok(Some(Idempotency {
         key: key.to_owned(),
-        request_hash: hash(route, body, session, tool_items::from_headers(headers)?).into(),
+        request_hash: hash(route, body, session, &talaria_headers(headers)?).into(),
     }))
 }
 
@@ -54,7 +54,17 @@ pub fn put_replayed(headers: &mut HeaderMap) {
     headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
 }
 
-fn hash(route: &str, body: &[u8], session: &Session, tool_items: ToolItems) -> Vec<u8> {
+/// What the headers of our own ask for, in words.
+fn talaria_headers(headers: &HeaderMap) -> Result<Vec<&'static str>, ApiError> {
+    let tool_items = match tool_items::from_headers(headers)? {
+        ToolItems::Unspecified => None,
+        given => Some(given.as_str_name()),
+    };
+    let approvals = approvals::given(headers)?.map(|given| given.as_str_name());
+    Ok(tool_items.into_iter().chain(approvals).collect())
+}
+
+fn hash(route: &str, body: &[u8], session: &Session, words: &[&str]) -> Vec<u8> {
     let mut hasher = Sha256::new();
     let mut part = |bytes: &[u8]| {
         hasher.update((bytes.len() as u64).to_be_bytes());
@@ -72,8 +82,8 @@ fn hash(route: &str, body: &[u8], session: &Session, tool_items: ToolItems) -> V
     for text in [&session.id, &session.key] {
         part(text.as_deref().unwrap_or_default().as_bytes());
     }
-    if tool_items != ToolItems::Unspecified {
-        part(tool_items.as_str_name().as_bytes());
+    for word in words {
+        part(word.as_bytes());
     }
     hasher.finalize().to_vec()
 }
@@ -135,9 +145,7 @@ mod tests {
             id: Some(id.to_owned()),
             key: None,
         };
-        let hash = |route, body: &[u8], session: &Session| {
-            super::hash(route, body, session, ToolItems::Unspecified)
-        };
+        let hash = |route, body: &[u8], session: &Session| super::hash(route, body, session, &[]);
         let base = hash("/r", br#"{"input":"x","tools":[{"a":1,"b":null}]}"#, &none);
 
         for same in [
@@ -163,6 +171,6 @@ mod tests {
             hash("/r", body, &session("s")),
             hash("/r", body, &session("t"))
         );
-        assert_ne!(super::hash("/r", body, &none, ToolItems::McpCall), base);
+        assert_ne!(super::hash("/r", body, &none, &["MCP_CALL"]), base);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Stateless: any façade answers for any response.
 
+mod approvals;
 mod calls;
 mod capabilities;
 mod chat;

@@ -17,13 +17,16 @@ use http::{HeaderMap, StatusCode, header};
 use talaria_domain::ids::ResponseId;
 use talaria_domain::run::has_ended;
 use talaria_proto::v1::{
-    self as pb, Follow as FollowMode, ReadEventsRequest, RequestCancelRequest, StartRunRequest,
+    self as pb, Approvals, DecideApprovalRequest, Follow as FollowMode, ReadEventsRequest,
+    RequestCancelRequest, StartRunRequest,
 };
 use talaria_runtime::error::Reason;
 use tonic::Status;
 
 use self::event::Translator;
-use self::object::{Run, listed, replayed_json, run_json, started_json, stopping_json};
+use self::object::{
+    Run, approval_json, listed, replayed_json, run_json, started_json, stopping_json,
+};
 use self::request::{approval, create_run_request, last_event_id, list_request, not_found, run_id};
 use self::stream::{catch_up, run_stream};
 use crate::calls::{Started, cancel_run, get_response, of_store, shown_end, start_run};
@@ -33,7 +36,7 @@ use crate::follow::{Follow, in_time};
 use crate::front::read_body;
 use crate::paging::envelope;
 use crate::session::{self, Session};
-use crate::{Gateway, Tenant, idempotency, tool_items};
+use crate::{Gateway, Tenant, approvals, idempotency, tool_items};
 
 /// How long a run that is stopped is pressed to; it stops by itself a little later.
 const PRESS: Duration = Duration::from_millis(200);
@@ -60,6 +63,7 @@ async fn create_run(
     let idempotency = idempotency::read(&headers, "/v1/runs", &body, &session)?;
     let mut run = create_run_request(&body, session)?;
     run.set_tool_items(tool_items::from_headers(&headers)?);
+    run.set_approvals(approvals::from_headers(&headers, Approvals::Wait)?);
     let start = StartRunRequest {
         tenant: tenant.0.clone(),
         run: Some(run),
@@ -198,7 +202,7 @@ async fn stop_run(
     }
 }
 
-/// `POST /v1/runs/{id}/approval`: no run waits for one.
+/// `POST /v1/runs/{id}/approval`: decides about calls that the run waits for a person with.
 async fn approve_run(
     State(gateway): State<Gateway>,
     Extension(tenant): Extension<Tenant>,
@@ -207,10 +211,32 @@ async fn approve_run(
     body: Body,
 ) -> Result<Response, ApiError> {
     let body = read_body(&headers, body, gateway.config.max_body_bytes).await?;
-    find(&gateway, &tenant, &id).await?;
-    approval(&body)?;
-    let message = "The run does not wait for an approval.";
-    Err(ApiError::conflict("approval_not_active", message))
+    let response_id = run_id(&id)?;
+    let approval = match approval(&body) {
+        Ok(approval) => approval,
+        // An unknown run is unknown, whatever is said about it.
+        Err(error) => {
+            find(&gateway, &tenant, &id).await?;
+            return Err(error);
+        }
+    };
+    let choice = approval.choice;
+    let decide = DecideApprovalRequest {
+        tenant: tenant.0.clone(),
+        response_id: response_id.to_string(),
+        request_id: approval.request_id,
+        all: approval.all,
+        choice: choice.into(),
+        reason: approval.reason,
+        decided_by: approval.decided_by,
+        agent: String::new(),
+    };
+    let decided = in_time(gateway.runs.clone().decide_approval(decide))
+        .await
+        .map_err(|status| run_error(&id, status))?
+        .into_inner();
+    let answer = approval_json(response_id, choice, &decided.request_ids);
+    Ok(json(StatusCode::OK, answer))
 }
 
 /// A run, and where its log ends.
@@ -232,6 +258,7 @@ async fn find(
         response: found.response.ok_or_else(ApiError::internal)?,
         updated_at_ms: found.updated_at_ms,
         stops: found.cancel_requested,
+        pending: found.pending_approvals,
     };
     let next_seq = found.next_sequence_number;
     Ok((response_id, Found { run, next_seq }))

@@ -27,6 +27,7 @@ pub fn agent_config(settings: &Settings, agent: &Agent) -> anyhow::Result<AgentC
         model: agent.model.clone(),
         toolbox: ToolboxConfig {
             mcp_servers: mcp_servers.collect::<anyhow::Result<_>>()?,
+            require_approval: agent.require_approval.clone(),
             demo: agent.mcp_servers.iter().any(|name| name == DEMO_TOOLS),
             ..ToolboxConfig::default()
         },

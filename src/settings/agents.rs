@@ -44,6 +44,8 @@ pub struct Agent {
     pub max_tool_calls: Option<u32>,
     /// Calls of tools at one time.
     pub max_parallel_tools: u32,
+    /// Tools to whose calls a person has to agree.
+    pub require_approval: Vec<String>,
 }
 
 /// An LLM API that the orchestrator calls.
@@ -153,6 +155,7 @@ fn of_environment(
         max_steps: max_steps(sources),
         max_tool_calls: None,
         max_parallel_tools: MAX_PARALLEL_TOOLS,
+        require_approval: Vec::new(),
     };
     let upstream = (upstream.to_owned(), Upstream::new(endpoint));
     Ok((vec![agent], BTreeMap::from([upstream])))
@@ -233,6 +236,7 @@ fn agent_of_file(agent: &file::Agent, file: &File, sources: &Sources<'_>) -> Res
         max_steps: number(agent.max_steps, max_steps(sources)),
         max_tool_calls: agent.max_tool_calls.map(Into::into),
         max_parallel_tools: number(agent.max_parallel_tools, MAX_PARALLEL_TOOLS),
+        require_approval: agent.require_approval.clone(),
     })
 }
 

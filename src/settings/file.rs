@@ -67,6 +67,17 @@ pub struct Runs {
     pub max_steps: Option<NonZeroU32>,
     pub max_attempts: Option<NonZeroU32>,
     pub on_broken_stream: OnBrokenStream,
+    pub approval_timeout_seconds: Option<NonZeroU64>,
+    pub approval_on_timeout: OnTimeout,
+}
+
+/// What it means that nobody decided about a call in time.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum OnTimeout {
+    #[default]
+    Deny,
+    Approve,
 }
 
 /// What becomes of a model step that breaks after something of it was shown.

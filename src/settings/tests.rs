@@ -33,6 +33,8 @@ drain_seconds = 0
 max_steps = 10
 max_attempts = 1
 on_broken_stream = "fail"
+approval_timeout_seconds = 60
+approval_on_timeout = "approve"
 
 [[agents]]
 name = "main"
@@ -45,7 +47,7 @@ tool_items = "mcp_call"
 max_steps = 3
 max_tool_calls = 5
 max_parallel_tools = 2
-require_approval = []
+require_approval = ["files/rm", "wait"]
 
 [[agents]]
 name = "toy"
@@ -149,6 +151,8 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
             drain: 30s,
             max_attempts: 3,
             on_broken_stream: Continue,
+            approval_timeout: 86400s,
+            approval_on_timeout: Deny,
         },
         strict_models: false,
         agents: [
@@ -167,6 +171,7 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
                 max_steps: 64,
                 max_tool_calls: None,
                 max_parallel_tools: 8,
+                require_approval: [],
             },
         ],
         upstreams: {
@@ -236,6 +241,8 @@ fn a_full_file_says_how_the_process_runs() {
         drain: 0ns,
         max_attempts: 1,
         on_broken_stream: Fail,
+        approval_timeout: 60s,
+        approval_on_timeout: Approve,
     }
     ");
 }
@@ -267,6 +274,10 @@ fn a_full_file_says_which_agents_there_are_and_whom_they_call() {
                 5,
             ),
             max_parallel_tools: 2,
+            require_approval: [
+                "files/rm",
+                "wait",
+            ],
         },
         Agent {
             name: "toy",
@@ -283,6 +294,7 @@ fn a_full_file_says_which_agents_there_are_and_whom_they_call() {
             max_steps: 10,
             max_tool_calls: None,
             max_parallel_tools: 8,
+            require_approval: [],
         },
     ]
     "#);
@@ -476,7 +488,7 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
         in_file(&with_agent("mcp_servers = ['demo', 'demo']")),
         in_file(&with_agent("tool_items = 'tool_call'")),
         in_file(&with_agent("max_parallel_tools = 0")),
-        in_file(&with_agent("require_approval = ['rm']")),
+        in_file("[runs]\napproval_on_timeout = 'ask'"),
         in_file(&format!("{agent}{agent}{demo}")),
         in_file(&format!("{agent}[upstreams.u]\nkind = 'responses'")),
         in_file(&format!("{agent}[upstreams.u]\nkind = 'grpc'")),
@@ -495,7 +507,7 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
     TALARIA_API_KEY: a key of at least 16 characters is required, because 0.0.0.0:1 from server.listen in talaria.toml can be reached from other machines
     talaria.toml, line 2: expected a string or a list of strings in `server.cors_origins`
     talaria.toml, line 3: invalid value: integer `0`, expected a nonzero u32 in `runs.max_steps`
-    talaria.toml, line 2: unknown field `max_step`, expected one of `max_concurrent`, `lease_seconds`, `drain_seconds`, `max_steps`, `max_attempts`, `on_broken_stream` in `runs`
+    talaria.toml, line 2: unknown field `max_step`, expected one of `max_concurrent`, `lease_seconds`, `drain_seconds`, `max_steps`, `max_attempts`, `on_broken_stream`, `approval_timeout_seconds`, `approval_on_timeout` in `runs`
     talaria.toml, line 1: unclosed array table, expected `]`
     talaria.toml, line 2: invalid value: integer `-1`, expected u32 in `store.retention_days`
     talaria.toml, line 2: unknown variant `stay`, expected `detach` or `cancel` in `server.chat_disconnect`
@@ -518,7 +530,7 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
     agents.mcp_servers of "a" in talaria.toml: names "demo" twice
     talaria.toml, line 4: unknown variant `tool_call`, expected `function_call` or `mcp_call` in `agents.tool_items`
     talaria.toml, line 4: invalid value: integer `0`, expected a nonzero u32 in `agents.max_parallel_tools`
-    agents.require_approval in talaria.toml: not supported yet; remove it
+    talaria.toml, line 2: unknown variant `ask`, expected `deny` or `approve` in `runs.approval_on_timeout`
     agents.name in talaria.toml: two agents are named "a"
     upstreams.u.base_url in talaria.toml: is required
     talaria.toml, line 5: unknown variant `grpc`, expected one of `responses`, `chat_completions`, `demo` in `upstreams.u.kind`

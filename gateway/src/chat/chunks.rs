@@ -10,6 +10,7 @@ mod texts;
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
+use talaria_domain::ids::ResponseId;
 use talaria_proto::v1::event::Kind;
 use talaria_proto::v1::{Event, PartDelta, Response, Status, Usage};
 
@@ -35,6 +36,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Chunks {
     frames: Frames,
+    run_id: String,
     own: OwnTools,
     calls: ToolCalls,
     /// Calls of tools that the client does not have, without their outputs so far.
@@ -56,6 +58,7 @@ impl Chunks {
     pub fn new(response: &Response, options: Options) -> Self {
         Self {
             frames: Frames::new(response, options.usage),
+            run_id: ResponseId::parse(&response.id).map_or_else(String::new, ResponseId::run_id),
             own: OwnTools::of(response),
             calls: ToolCalls::new(options.is_legacy),
             unanswered: Vec::new(),
@@ -184,6 +187,7 @@ impl Chunks {
             "message" => self.message_done(out, index, &item),
             "reasoning" => self.reasoning_done(out, index, &item),
             "function_call" | "custom_tool_call" => self.call_done(out, index, &item),
+            "mcp_approval_request" => self.progress.ask(out, &self.run_id, &item),
             _ => {
                 if let Some((id, ..)) = hosted_call(&item) {
                     self.progress.end(out, id);

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use super::parts::text;
 
+const PROGRESS: &str = "hermes.tool.progress";
+const APPROVAL: &str = "hermes.approval.request";
+
 /// The calls of server-run tools that a stream has shown.
 ///
 /// Every start has exactly one end: calls that were never shown have none, and those that are still running when the
@@ -46,6 +49,7 @@ impl Progress {
         let label = label(tool, arguments);
         push_frame(
             frames,
+            PROGRESS,
             &json!({
                 "tool": tool, "emoji": emoji(tool), "label": label, "toolCallId": call_id,
                 "status": "running",
@@ -61,7 +65,26 @@ impl Progress {
         let Running { call_id, tool } = self.running.remove(at);
         push_frame(
             frames,
+            PROGRESS,
             &json!({"tool": tool, "toolCallId": call_id, "status": "completed"}),
+        );
+    }
+
+    /// Shows that a call waits for a person, who decides with `POST /v1/runs/{run_id}/approval`.
+    pub fn ask(&self, frames: &mut String, run_id: &str, request: &Value) {
+        let tool = text(request, "name");
+        if !self.is_shown {
+            return;
+        }
+        let arguments = text(request, "arguments");
+        push_frame(
+            frames,
+            APPROVAL,
+            &json!({
+                "run_id": run_id, "request_id": text(request, "id"), "tool": tool, "emoji": emoji(tool),
+                "label": label(tool, arguments), "arguments": arguments,
+                "choices": ["once", "session", "always", "deny"],
+            }),
         );
     }
 
@@ -87,9 +110,11 @@ pub fn hosted_call(item: &Value) -> Option<(&str, &str, &str)> {
     Some((text(item, "id"), tool, arguments))
 }
 
-fn push_frame(frames: &mut String, progress: &Value) {
-    frames.push_str("event: hermes.tool.progress\ndata: ");
-    frames.push_str(&progress.to_string());
+fn push_frame(frames: &mut String, name: &str, data: &Value) {
+    frames.push_str("event: ");
+    frames.push_str(name);
+    frames.push_str("\ndata: ");
+    frames.push_str(&data.to_string());
     frames.push_str("\n\n");
 }
 

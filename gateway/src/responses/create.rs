@@ -7,7 +7,7 @@ use axum::response::Response;
 use http::{HeaderMap, HeaderName};
 use talaria_domain::run::has_ended;
 use talaria_proto::v1::{
-    self as pb, Follow as FollowMode, GetResponseResponse, RunRequest, StartRunRequest,
+    self as pb, Approvals, Follow as FollowMode, GetResponseResponse, RunRequest, StartRunRequest,
     StartRunResponse,
 };
 use tonic::Streaming;
@@ -19,7 +19,7 @@ use crate::error::ApiError;
 use crate::events::Events;
 use crate::front::read_body;
 use crate::session::Session;
-use crate::{Gateway, Tenant, idempotency, tool_items};
+use crate::{Gateway, Tenant, approvals, idempotency, tool_items};
 
 /// Only OpenAI's SDKs send it.
 const X_STAINLESS_LANG: HeaderName = HeaderName::from_static("x-stainless-lang");
@@ -39,6 +39,7 @@ pub async fn create_response(
     }
     put_session(&mut run, session)?;
     run.set_tool_items(tool_items::from_headers(&headers)?);
+    run.set_approvals(approvals::from_headers(&headers, Approvals::InNextRequest)?);
     let view = View::of(&run);
     let start = StartRunRequest {
         tenant: tenant.0.clone(),

@@ -7,10 +7,11 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 use talaria_domain::ids::ResponseId;
 use talaria_domain::json::ObjectWriter;
+use talaria_domain::run::Decision;
 use talaria_proto::v1::event::Kind;
 use talaria_proto::v1::{self as pb, Event, Status};
 
-use super::object::{error_text, output_text, seconds, usage_json};
+use super::object::{CHOICES, error_text, output_text, seconds, usage_json};
 
 /// The longest text that a frame shows of what the run thought, in characters.
 const MAX_REASONING: usize = 500;
@@ -82,7 +83,8 @@ impl Translator {
                 None
             }
             Kind::OutputItemDone(done) => {
-                self.item_done(&serde_json::from_slice(&done.item).ok()?, event.at_ms)
+                let item = serde_json::from_slice(&done.item).ok()?;
+                approval(&item, &done.upstream_id).or_else(|| self.item_done(&item, event.at_ms))
             }
             Kind::Completed(response) | Kind::Failed(response) | Kind::Incomplete(response) => {
                 Some(end(response))
@@ -193,6 +195,39 @@ fn completed(call: &Call, at_ms: u64, failed: bool) -> Named {
         ("error", failed.to_string()),
     ];
     ("tool.completed", members)
+}
+
+/// A question to a person, or an answer.
+fn approval(item: &Object, upstream_id: &str) -> Option<Named> {
+    if let Some(Decision {
+        request_id,
+        choice,
+        decided_by,
+        ..
+    }) = Decision::of_item(item, upstream_id)
+    {
+        let members = vec![
+            ("choice", text(choice.as_str())),
+            ("resolved", "1".to_owned()),
+            ("request_id", text(&request_id)),
+            ("decided_by", text(&decided_by)),
+        ];
+        return Some(("approval.responded", members));
+    }
+    if member(item, "type") != "mcp_approval_request" {
+        return None;
+    }
+    let arguments = member(item, "arguments");
+    let preview = preview_of(arguments).map_or_else(|| "null".to_owned(), |preview| text(&preview));
+    let members = vec![
+        ("request_id", text(member(item, "id"))),
+        ("tool", text(member(item, "name"))),
+        ("server_label", text(member(item, "server_label"))),
+        ("arguments", text(arguments)),
+        ("preview", preview),
+        ("choices", CHOICES.to_owned()),
+    ];
+    Some(("approval.request", members))
 }
 
 fn end(response: &pb::Response) -> Named {

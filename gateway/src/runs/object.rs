@@ -4,25 +4,33 @@ use serde_json::{Map, Value};
 use talaria_domain::ids::ResponseId;
 use talaria_domain::json::{ObjectWriter, push_string};
 use talaria_domain::run::has_ended;
-use talaria_proto::v1::{self as pb, ListedResponse, Status, Usage};
+use talaria_proto::v1::{
+    self as pb, ApprovalChoice, ListedResponse, PendingApproval, Status, Usage,
+};
 
 use crate::session;
 
 /// The statuses of runs that clients can ask for, and those of ours that they stand for.
 ///
 /// A run that ended before it was done is shown as failed, since that is an end that every client of Hermes knows;
-/// `partial` tells it from one with nothing to show. None waits for an approval; those that are to stop are among the
-/// running ones.
+/// `partial` tells it from one with nothing to show. Those that are to stop are among the running ones, and so are those
+/// that wait for an approval, unless nothing else is asked for.
 pub const STATUSES: [(&str, &[Status]); 8] = [
     ("queued", &[Status::Queued]),
     ("running", &[Status::InProgress]),
-    ("waiting_for_approval", &[]),
+    (WAITING, &[Status::InProgress]),
     ("stopping", &[]),
     ("completed", &[Status::Completed]),
     ("failed", &[Status::Failed, Status::Incomplete]),
     ("cancelled", &[Status::Cancelled]),
     ("interrupted", &[]),
 ];
+
+/// The status of a run that waits for a person.
+pub const WAITING: &str = "waiting_for_approval";
+
+/// What a person may decide about a call.
+pub const CHOICES: &str = r#"["once","session","always","deny"]"#;
 
 /// What Hermes calls a status.
 pub fn status_name(status: Status) -> &'static str {
@@ -53,6 +61,8 @@ pub struct Run {
     pub updated_at_ms: i64,
     /// It was asked to stop.
     pub stops: bool,
+    /// Calls that it waits for a person with.
+    pub pending: Vec<PendingApproval>,
 }
 
 /// A run as it stands.
@@ -77,7 +87,11 @@ pub fn listed(run: &ListedResponse) -> (String, String) {
     };
     let mut object = head(&Head {
         response_id: &run.response_id,
-        status: status_name(status),
+        status: if run.waits_for_approval {
+            WAITING
+        } else {
+            status_name(status)
+        },
         created_at_ms: run.created_at_ms - run.created_at_ms.rem_euclid(1_000),
         updated_at_ms: run.updated_at_ms,
         session_id,
@@ -95,8 +109,15 @@ fn object_of(run: &Run) -> ObjectWriter {
     let mut shown = Head::of(response, run.updated_at_ms);
     if run.stops && !has_ended(response) {
         (shown.status, shown.last_event) = ("stopping", Some("run.stopping"));
+    } else if !run.pending.is_empty() {
+        shown.status = WAITING;
     }
     let mut object = head(&shown);
+    if let Some(first) = run.pending.first() {
+        object.raw("approval", &pending_json(first));
+        let all: Vec<String> = run.pending.iter().map(pending_json).collect();
+        object.raw("approvals", &format!("[{}]", all.join(",")));
+    }
     if let Some(id) = &response.conversation_id {
         object.string("conversation", id);
     }
@@ -211,6 +232,8 @@ fn newest_event(output: &[bytes::Bytes]) -> Option<&'static str> {
             "message" => Some("message.delta"),
             "reasoning" if open => Some("reasoning.delta"),
             "reasoning" => Some("reasoning.available"),
+            "mcp_approval_request" => Some("approval.request"),
+            "mcp_approval_response" => Some("approval.responded"),
             "function_call_output" if is_of_private(&item) => None,
             "function_call_output" if open => Some("tool.started"),
             "function_call_output" => Some("tool.completed"),
@@ -264,6 +287,42 @@ pub fn usage_json(usage: Option<&Usage>) -> String {
 /// Milliseconds as seconds with three decimals.
 pub fn seconds(millis: i64) -> String {
     format!("{}.{:03}", millis / 1_000, millis.unsigned_abs() % 1_000)
+}
+
+/// A call that waits for a person.
+fn pending_json(call: &PendingApproval) -> String {
+    let mut object = ObjectWriter::new();
+    object
+        .string("request_id", &call.request_id)
+        .string("tool", &call.name)
+        .string("server_label", &call.server_label)
+        .string("arguments", &call.arguments)
+        .raw("choices", CHOICES)
+        .raw("expires_at", &call.expires_at.to_string());
+    object.finish()
+}
+
+/// What came of an approval.
+pub fn approval_json(id: ResponseId, choice: ApprovalChoice, request_ids: &[String]) -> String {
+    let mut object = ObjectWriter::new();
+    object
+        .string("object", "hermes.run.approval_response")
+        .string("run_id", &id.run_id())
+        .string("choice", choice_name(choice))
+        .raw("resolved", &request_ids.len().to_string());
+    if let [request_id] = request_ids {
+        object.string("request_id", request_id);
+    }
+    object.finish()
+}
+
+fn choice_name(choice: ApprovalChoice) -> &'static str {
+    match choice {
+        ApprovalChoice::Once => "once",
+        ApprovalChoice::Session => "session",
+        ApprovalChoice::Always => "always",
+        ApprovalChoice::Deny | ApprovalChoice::Unspecified => "deny",
+    }
 }
 
 /// `{"run_id":…,"status":"stopping"}`: a run that was asked to stop.
@@ -344,7 +403,7 @@ mod tests {
         });
 
         insta::assert_snapshot!(
-            run_json(&Run { response, updated_at_ms: 1_700_000_002_034, stops: true }),
+            run_json(&Run { response, updated_at_ms: 1_700_000_002_034, stops: true, ..Run::default() }),
             @r#"{"object":"hermes.run","run_id":"run_019234567890701280000000000000aa","response_id":"resp_019234567890701280000000000000aa","status":"completed","created_at":1700000000.000,"updated_at":1700000002.034,"session_id":"thread","model":"agent","last_event":"run.completed","conversation":"conv_1","output":"It is a secret.","usage":{"input_tokens":3,"output_tokens":4,"total_tokens":7}}"#
         );
     }
@@ -366,8 +425,8 @@ mod tests {
         let said = r#"{"type":"message","content":[{"type":"output_text","text":"Once"}]}"#;
         let run = Run {
             response: response(Status::InProgress, &[said]),
-            updated_at_ms: 0,
             stops: true,
+            ..Run::default()
         };
 
         insta::assert_snapshot!(

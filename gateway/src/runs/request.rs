@@ -4,9 +4,9 @@ use http::HeaderMap;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use talaria_domain::ids::ResponseId;
-use talaria_proto::v1::{ListResponsesRequest, RunRequest, Status};
+use talaria_proto::v1::{ApprovalChoice, ListResponsesRequest, RunRequest, Status};
 
-use super::object::STATUSES;
+use super::object::{STATUSES, WAITING};
 use crate::check::body::Body;
 use crate::check::{Node, quoted};
 use crate::error::{ApiError, printable};
@@ -16,6 +16,10 @@ use crate::session::Session;
 
 /// The longest id of an approval, in characters.
 const MAX_REQUEST_ID: usize = 256;
+/// The longest reason that the model is told, in characters.
+const MAX_REASON: usize = 4_096;
+/// Who decided where nobody says who it was.
+const DECIDED_BY: &str = "api";
 
 /// What `body`, the JSON of `POST /v1/runs`, asks for: a response that is stored and runs in the background.
 ///
@@ -94,6 +98,8 @@ pub fn list_request(
             "status" => {
                 named |= !value.is_empty();
                 read_statuses(&value, &mut meant)?;
+                // Among others they are running ones.
+                list.waiting_for_approval = value.trim() == WAITING;
             }
             "session_id" => list.session_id = filter("session_id", &value)?,
             "idempotency_key" => list.idempotency_key = filter("idempotency_key", &value)?,
@@ -159,18 +165,14 @@ fn read_event_id(id: &str) -> u64 {
 /// A person's answer to a run that waits for one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approval {
-    pub choice: Choice,
+    pub choice: ApprovalChoice,
     /// For everything that waits, not just for one.
     pub all: bool,
     pub request_id: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Choice {
-    Once,
-    Session,
-    Always,
-    Deny,
+    /// What the model is told with it.
+    pub reason: Option<String>,
+    /// Who decides, as whoever asks for it says.
+    pub decided_by: String,
 }
 
 /// Reads the body of an approval.
@@ -201,15 +203,32 @@ pub fn approval(body: &[u8]) -> Result<Approval, ApiError> {
         choice,
         all,
         request_id: request_id.transpose()?,
+        reason: optional_text(&root, "reason", MAX_REASON)?,
+        decided_by: optional_text(&root, "decided_by", MAX_REQUEST_ID)?
+            .unwrap_or_else(|| DECIDED_BY.to_owned()),
     })
 }
 
-fn read_choice(choice: &Value) -> Option<Choice> {
+/// A text of up to `max` characters that may be left out; an empty one is none.
+fn optional_text(root: &Node, name: &str, max: usize) -> Result<Option<String>, ApiError> {
+    let Some(node) = root.optional(name) else {
+        return Ok(None);
+    };
+    let fits = |text: &&str| text.chars().count() <= max && !text.contains('\0');
+    let text = node.value().as_str().map(str::trim).filter(fits);
+    let text = text.ok_or_else(|| {
+        let message = format!("Invalid '{name}': it must be a text of up to {max} characters.");
+        ApiError::invalid("invalid_approval_request", message).with_param(name)
+    })?;
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+fn read_choice(choice: &Value) -> Option<ApprovalChoice> {
     match choice.as_str()?.trim().to_ascii_lowercase().as_str() {
-        "once" | "approve" | "approved" | "allow" => Some(Choice::Once),
-        "session" => Some(Choice::Session),
-        "always" => Some(Choice::Always),
-        "deny" => Some(Choice::Deny),
+        "once" | "approve" | "approved" | "allow" => Some(ApprovalChoice::Once),
+        "session" => Some(ApprovalChoice::Session),
+        "always" => Some(ApprovalChoice::Always),
+        "deny" => Some(ApprovalChoice::Deny),
         _ => None,
     }
 }

@@ -1,5 +1,6 @@
 //! The context of a run: what an upstream is shown, from parent turns and new input.
 
+mod approvals;
 mod shown;
 
 use std::collections::HashSet;
@@ -13,6 +14,8 @@ use crate::json::with_id;
 use crate::model::CallItem;
 
 use shown::shown;
+
+pub use approvals::{ApprovalAnswer, approval_answers, tell_approvals};
 
 /// An item of the request's input.
 #[derive(Clone, Debug, PartialEq, Eq)]

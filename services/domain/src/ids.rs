@@ -152,6 +152,7 @@ pub fn prefix(item_type: &str) -> &'static str {
         "mcp_call" => "mcp",
         "mcp_list_tools" => "mcpl",
         "mcp_approval_request" => "mcpr",
+        "mcp_approval_response" => "mcpa",
         "compaction" => "cmp",
         "local_shell_call" => "lsh",
         "shell_call" => "sh",

@@ -2,7 +2,7 @@
 
 use talaria_proto::v1::Usage;
 
-use crate::run::Effect;
+use crate::run::{Choice, Effect};
 
 /// The note on a call that the server runs, or on its output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +14,11 @@ pub(crate) struct Marker {
     pub upstream_id: String,
     /// Of all model calls up to here.
     pub usage: Option<Usage>,
+    /// On a call that waits for a person: until when, in Unix seconds.
+    pub until: Option<i64>,
+    /// On a person's answer: what it was, and whose.
+    pub choice: Option<Choice>,
+    pub decided_by: String,
 }
 
 const PREFIX: &str = "effect:";
@@ -25,6 +30,9 @@ impl Marker {
             call_id: String::new(),
             upstream_id: String::new(),
             usage: None,
+            until: None,
+            choice: None,
+            decided_by: String::new(),
         }
     }
 
@@ -42,6 +50,9 @@ impl Marker {
                 Some(("call", call_id)) => call_id.clone_into(&mut marker.call_id),
                 Some(("id", id)) => id.clone_into(&mut marker.upstream_id),
                 Some(("usage", usage)) => marker.usage = parse_usage(usage),
+                Some(("until", until)) => marker.until = until.parse().ok(),
+                Some(("choice", choice)) => marker.choice = Choice::parse(choice),
+                Some(("by", by)) => by.clone_into(&mut marker.decided_by),
                 Some(_) | None => {}
             }
         }
@@ -63,6 +74,15 @@ impl Marker {
         if let Some(usage) = self.usage {
             let numbers = numbers(usage).map(|number| number.to_string());
             words.push(format!("usage:{}", numbers.join(",")));
+        }
+        if let Some(until) = self.until {
+            words.push(format!("until:{until}"));
+        }
+        if let Some(choice) = self.choice {
+            words.push(format!("choice:{}", choice.as_str()));
+        }
+        if is_word(&self.decided_by) {
+            words.push(format!("by:{}", self.decided_by));
         }
         words.join(" ")
     }
@@ -136,6 +156,9 @@ mod tests {
                 call_id: "call:1".into(),
                 upstream_id: "fc_1".into(),
                 usage: Some(usage),
+                until: Some(1_700_000_000),
+                choice: Some(Choice::Session),
+                decided_by: "ada".into(),
             };
             for marker in [Marker::of(effect), whole] {
                 assert_eq!(Marker::parse(&marker.encode()), Some(marker));

@@ -3,6 +3,7 @@
 //! A [`Run`] is the fold of its own events and a little more, so resuming after a crash is replay, then [`Run::resume`].
 //! Every event it makes is numbered, folded and handed out by [`Run::take_events`]; it never takes one back.
 
+mod approval;
 mod calls;
 mod close;
 mod emit;
@@ -26,8 +27,12 @@ use crate::json::RawObject;
 use crate::model::{ModelEvent, Outcome, server_error};
 use crate::snapshot::{self, Snapshot};
 
+use approval::HeldCall;
 use items::OpenKey;
 
+pub use approval::{
+    Approvals, ApprovedCall, Choice, Decision, PendingCall, call_id_of, pending_calls,
+};
 pub use tools::{
     Effect, Limits, ServerTool, ServerTools, ToolCall, ToolPart, ToolResult, ToolShape,
 };
@@ -40,6 +45,8 @@ pub struct Run {
     usage: Option<Usage>,
     /// The items of the model call under way, by the upstream's keys.
     open: Vec<OpenKey>,
+    /// Calls that the model is writing and a person has to agree to: shown when they are whole.
+    held: Vec<HeldCall>,
     /// Where the model call's items begin in the output.
     call_start: usize,
     outcome: Option<Outcome>,
@@ -60,6 +67,9 @@ pub enum Step {
     /// Run these calls, in any order or all at once, and ask again when each has its result: [`Run::tool_started`]
     /// before, [`Run::tool_ended`] after.
     RunTools(Vec<ToolCall>),
+    /// Wait until a person has decided about one of these calls at least, or the time of one is over:
+    /// [`Run::decided`].
+    Wait(Vec<PendingCall>),
     /// Write the end.
     Finish(End),
 }
@@ -100,6 +110,7 @@ impl Run {
     pub fn resume(response_id: Uuid, snapshot: Snapshot) -> Self {
         let mut run = Self::of(response_id, snapshot);
         run.usage = run.recorded_usage();
+        run.finish_asking();
         run.seal();
         run.give_up_interrupted();
         run
@@ -112,6 +123,7 @@ impl Run {
             snapshot,
             usage: None,
             open: Vec::new(),
+            held: Vec::new(),
             outcome: None,
             was_cut: false,
             server_tools: Arc::default(),
@@ -189,7 +201,7 @@ impl Run {
         if self.outcome.is_some() {
             return;
         }
-        let outcome = if self.snapshot.items().len() > self.call_start {
+        let outcome = if self.step_has_said() {
             Outcome::Completed
         } else {
             Outcome::Failed(server_error(
@@ -205,6 +217,7 @@ impl Run {
     /// had said all. How often is the caller's to decide.
     pub fn model_broke(&mut self) {
         if self.outcome.is_none() {
+            self.forget_unshown();
             self.seal();
         }
     }
@@ -212,12 +225,13 @@ impl Run {
     /// Whether the model call under way stands in the middle of a call's arguments: not even an empty text is whole then.
     pub fn is_within_call(&self) -> bool {
         let items = self.open_items().into_iter();
-        items
+        let is_within = items
             .filter_map(|index| self.open_item_at(index))
             .any(|item| {
                 text_member(&item.item_type) == Some("arguments")
                     && serde_json::from_str::<serde::de::IgnoredAny>(&item.text).is_err()
-            })
+            });
+        is_within || self.holds_half_a_call()
     }
 
     /// Whether anything of the model call under way was shown.

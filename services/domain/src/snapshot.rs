@@ -3,10 +3,12 @@
 use bytes::Bytes;
 use serde_json::Value;
 use talaria_proto::v1::event::Kind;
-use talaria_proto::v1::{Event, PartDelta, Response, Status};
+use talaria_proto::v1::{Event, OutputItem, PartDelta, Response, Status};
 
+use crate::ids::{ItemPlace, ResponseId};
 use crate::item::{Item, OpenItem, Part};
 use crate::model::{Field, Object};
+use crate::run::ApprovedCall;
 
 /// A response as its events have made it so far.
 #[derive(Clone, Debug, Default)]
@@ -129,35 +131,8 @@ impl Snapshot {
                     self.response.output.clear();
                 }
             }
-            Kind::OutputItemAdded(added) => {
-                if added.output_index as usize != self.items.len() {
-                    return Err("its item has the wrong index");
-                }
-                let object: Object =
-                    serde_json::from_slice(&added.item).map_err(|_| "its item is no object")?;
-                let item = OpenItem::new(object, added.upstream_id.clone());
-                if item.marker.is_none() || item.item_type == "mcp_call" {
-                    if self.step_starts.is_empty() || self.is_answered {
-                        self.step_starts.push(self.items.len());
-                    }
-                    self.is_answered = false;
-                }
-                self.items.push(Item::Open(item));
-            }
-            Kind::OutputItemDone(done) => {
-                let item = self
-                    .items
-                    .get_mut(done.output_index as usize)
-                    .ok_or("no such item")?;
-                if let Item::Open(open) = item {
-                    let is_output = open.item_type != "mcp_call";
-                    self.is_answered |= open.marker.is_some() && (is_output || open.has_begun);
-                }
-                *item = Item::Done {
-                    json: done.item.clone(),
-                    upstream_id: done.upstream_id.clone(),
-                };
-            }
+            Kind::OutputItemAdded(added) => self.item_added(added)?,
+            Kind::OutputItemDone(done) => self.item_done(done)?,
             Kind::ContentPartAdded(added) => {
                 let part = Part::from_json(&parse(&added.part)?);
                 self.open(added.output_index)?.content.push(part);
@@ -215,6 +190,67 @@ impl Snapshot {
             | Kind::CustomToolCallInputDone(_) => {}
         }
         Ok(())
+    }
+
+    fn item_added(&mut self, added: &OutputItem) -> Result<(), &'static str> {
+        if added.output_index as usize != self.items.len() {
+            return Err("its item has the wrong index");
+        }
+        let object: Object =
+            serde_json::from_slice(&added.item).map_err(|_| "its item is no object")?;
+        let item = OpenItem::new(object, added.upstream_id.clone());
+        let is_models = item.marker.is_none()
+            || matches!(item.item_type.as_str(), "mcp_call" | "mcp_approval_request");
+        if is_models && !self.was_asked_about(&item) {
+            if self.step_starts.is_empty() || self.is_answered {
+                self.step_starts.push(self.items.len());
+            }
+            self.is_answered = false;
+        }
+        self.items.push(Item::Open(item));
+        Ok(())
+    }
+
+    fn item_done(&mut self, done: &OutputItem) -> Result<(), &'static str> {
+        let item = self
+            .items
+            .get_mut(done.output_index as usize)
+            .ok_or("no such item")?;
+        if let Item::Open(open) = item {
+            let is_answer = match open.item_type.as_str() {
+                "mcp_call" => open.has_begun,
+                "mcp_approval_request" => false,
+                _ => true,
+            };
+            self.is_answered |= open.marker.is_some() && is_answer;
+        }
+        *item = Item::Done {
+            json: done.item.clone(),
+            upstream_id: done.upstream_id.clone(),
+        };
+        Ok(())
+    }
+
+    /// Whether an item is a call that the model made earlier, and that follows now because a person agreed to it.
+    fn was_asked_about(&self, item: &OpenItem) -> bool {
+        let text = |name: &str| item.added.get(name).and_then(Value::as_str);
+        if text("approval_request_id").is_some() {
+            return true;
+        }
+        let place = text("call_id")
+            .filter(|id| id.starts_with("call_"))
+            .and_then(ItemPlace::parse);
+        let Some(place) = place else { return false };
+        let own = ResponseId::parse(&self.response.id);
+        if own.is_some_and(|own| own.0 != place.response) {
+            return true;
+        }
+        match self.items.get(place.index as usize) {
+            Some(Item::Done { json, upstream_id }) => {
+                ApprovedCall::of_request(json, upstream_id).is_some()
+            }
+            Some(Item::Open(_)) | None => false,
+        }
     }
 
     fn open(&mut self, output_index: u32) -> Result<&mut OpenItem, &'static str> {

@@ -1,14 +1,16 @@
 //! Admits runs: everything that can refuse one happens here, before anything is written.
 
+mod answers;
 mod created;
 mod write;
 
 use std::time::Duration;
 
 use talaria_domain::context::{
-    self, InputItem, call_items, check_pairs, leave_unanswered_calls_out, resolve_input,
+    self, ApprovalAnswer, InputItem, call_items, check_pairs, leave_unanswered_calls_out,
+    resolve_input,
 };
-use talaria_domain::run::Run;
+use talaria_domain::run::{ApprovedCall, Run};
 use talaria_proto::v1::{
     AdmitRunRequest, AdmitRunResponse, ContextItem, EventChunk, Idempotency, LoadContextRequest,
     LoadContextResponse, OnActive, Response, RunRequest, Turn, Wait,
@@ -20,6 +22,7 @@ use uuid::Uuid;
 
 use self::created::{Conversation, created, session};
 pub use self::write::{is_unknown, revoke, store_status};
+use crate::execution::approved_call_sent;
 use crate::journal::{Journal, within};
 use crate::stamps::Stamps;
 
@@ -67,6 +70,8 @@ pub struct Admitted {
     pub epoch: i32,
     pub input: Vec<ContextItem>,
     pub turns: Vec<Turn>,
+    /// Calls that its input agrees to.
+    pub approved: Vec<ApprovedCall>,
     /// The client's, or those of what the run continues from where the agent inherits them.
     pub instructions: Option<String>,
     /// The response as it was created.
@@ -145,10 +150,12 @@ async fn admit_once(
 ) -> Result<Admission, Refusal> {
     let Asked { id, request, .. } = *asked;
     let input = context::input_items(&request.input).map_err(|error| bad_context(&error))?;
-    let mut context = load_context(journal, asked, &input).await?;
+    let answers = answers::read(request)?;
+    let mut context = load_context(journal, asked, &input, &answers).await?;
     let wait = wait(request, &context, in_any_case);
     check_room(asked, wait, &context)?;
-    let items = std::mem::take(&mut context.items);
+    let mut items = std::mem::take(&mut context.items);
+    let answered = answers::take(&answers, &mut items)?;
     let input = resolve_input(id, input, items).map_err(|error| bad_context(&error))?;
     if request.continues_session {
         leave_unanswered_calls_out(&mut context.turns, &input);
@@ -189,6 +196,7 @@ async fn admit_once(
             request: Some(RunRequest {
                 input: input.iter().map(|item| item.item.clone()).collect(),
                 instructions: instructions.clone(),
+                approved_calls: answered.approved.iter().map(approved_call_sent).collect(),
                 ..request.clone()
             }),
             events: Some(events.clone()),
@@ -203,6 +211,7 @@ async fn admit_once(
             model: response.model.clone(),
             idempotency: asked.idempotency.cloned(),
             wait: wait.into(),
+            answers: answered.answers,
         };
         let written = write::write(journal, admission).await?;
         match written {
@@ -221,6 +230,7 @@ async fn admit_once(
         epoch,
         input,
         turns: context.turns,
+        approved: answered.approved,
         instructions,
         response,
         events,
@@ -233,13 +243,19 @@ async fn load_context(
     journal: &Journal,
     asked: &Asked<'_>,
     input: &[InputItem],
+    answers: &[ApprovalAnswer],
 ) -> Result<LoadContextResponse, Status> {
     let request = asked.request;
     let reference = |item: &InputItem| match item {
         InputItem::Reference(id) => Some(id.clone()),
         InputItem::Item(_) => None,
     };
-    let item_ids: Vec<String> = input.iter().filter_map(reference).collect();
+    let questions = answers.iter().map(|answer| answer.request_id.clone());
+    let item_ids: Vec<String> = input
+        .iter()
+        .filter_map(reference)
+        .chain(questions)
+        .collect();
     let names_its_past = request.previous_response_id.is_some() || request.conversation.is_some();
     let of_session = request.continues_session && !names_its_past && !request.session_id.is_empty();
     if !names_its_past && !of_session && item_ids.is_empty() {

@@ -2,6 +2,7 @@
 //!
 //! The decisions are [`Run`]'s and [`crate::retry`]'s. What stands here is who waits for what.
 
+mod approval;
 mod model;
 mod sink;
 mod tools;
@@ -21,6 +22,7 @@ use crate::stamps::Stamps;
 
 use self::writer::Writer;
 
+pub use approval::{Asking, Timing, approved_call_sent};
 pub use sink::{Ephemeral, Sink, Stored};
 
 /// A run in execution.
@@ -39,6 +41,7 @@ pub struct Execution {
     /// The request streams.
     pub streamed: bool,
     pub on_broken_stream: OnBrokenStream,
+    pub asking: Asking,
     /// Somebody waits for each event, not only for the end.
     pub watched: bool,
     pub sink: Sink,
@@ -58,6 +61,8 @@ pub enum Left {
     Lost(Lost),
     /// The process stops.
     Released,
+    /// It waits for a person, as nobody's.
+    Waits,
     /// The owner of an ephemeral run is gone.
     Abandoned,
 }
@@ -82,8 +87,10 @@ impl Execution {
             let Some(tools) = self.learn_tools(&mut writer).await? else {
                 break End::Cancelled;
             };
+            self.run.make_approved(&self.asking.approved);
             let step = match self.run.next_step() {
                 Step::Finish(end) => break end,
+                Step::Wait(calls) => self.await_decision(calls, &mut writer).await?,
                 Step::CallModel => self.call_model(&tools, &mut attempts, &mut writer).await?,
                 Step::RunTools(calls) => self.run_tools(calls, &mut writer).await?,
             };

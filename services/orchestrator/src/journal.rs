@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use talaria_proto::v1::store_service_client::StoreServiceClient;
 use talaria_proto::v1::{
-    AppendEventsRequest, FinishRunRequest, LoadContextRequest, LoadContextResponse,
+    AppendEventsRequest, ApprovalDecision, AwaitApprovalsRequest, FinishRunRequest,
+    LoadContextRequest, LoadContextResponse,
 };
 use talaria_runtime::link::{Link, MAX_MESSAGE_BYTES};
 use tonic::{Code, Status};
@@ -63,6 +64,21 @@ impl Journal {
         .await
     }
 
+    /// Makes a run wait for people, as nobody's; or answers with what they decided.
+    pub async fn await_approvals(
+        &self,
+        request: AwaitApprovalsRequest,
+    ) -> Result<Vec<ApprovalDecision>, Lost> {
+        self.insist(|| {
+            let (mut client, request) = (self.client.clone(), request.clone());
+            async move {
+                let decided = client.await_approvals(request).await?;
+                Ok(decided.into_inner().decisions)
+            }
+        })
+        .await
+    }
+
     /// Loads what a run starts from.
     pub async fn load_context(
         &self,
@@ -74,16 +90,17 @@ impl Journal {
             .map(tonic::Response::into_inner)
     }
 
-    async fn insist<F>(&self, call: impl Fn() -> F) -> Result<(), Lost>
+    async fn insist<T, F>(&self, call: impl Fn() -> F) -> Result<T, Lost>
     where
-        F: Future<Output = Result<(), Status>> + Send,
+        F: Future<Output = Result<T, Status>> + Send,
     {
         let started = tokio::time::Instant::now();
         let mut pause = Duration::from_millis(20);
         loop {
             // Boxed, because it is large and every run holds one.
-            let Err(status) = deadline(Box::pin(call())).await else {
-                return Ok(());
+            let status = match deadline(Box::pin(call())).await {
+                Ok(answer) => return Ok(answer),
+                Err(status) => status,
             };
             match status.code() {
                 Code::Aborted | Code::NotFound => return Err(Lost::Fenced(status)),

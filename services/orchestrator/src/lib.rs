@@ -5,6 +5,7 @@
 mod active;
 mod admission;
 mod agents;
+mod approval;
 mod breaker;
 mod cancel;
 mod claims;
@@ -24,6 +25,7 @@ pub mod upstreams;
 use std::time::Duration;
 
 pub use agents::AgentConfig;
+pub use execution::Timing as ApprovalTiming;
 pub use retry::OnBrokenStream;
 pub use service::Orchestrator;
 
@@ -38,6 +40,8 @@ pub struct Config {
     pub max_concurrent: usize,
     /// What becomes of a step whose answer broke off after something of it was shown.
     pub on_broken_stream: OnBrokenStream,
+    /// How long people are waited for, and what it means if none comes.
+    pub approval: ApprovalTiming,
     /// How often a run may change hands before it is given up.
     pub max_attempts: u32,
     /// How long this process counts as alive after it last said so.

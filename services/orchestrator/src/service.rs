@@ -9,9 +9,9 @@ use futures::stream::{self, BoxStream, Stream, StreamExt};
 use talaria_domain::ids::ResponseId;
 use talaria_proto::v1::run_service_server::{RunService, RunServiceServer};
 use talaria_proto::v1::{
-    Agent, CancelRunRequest, CancelRunResponse, GetStatusRequest, GetStatusResponse,
-    ListAgentsRequest, ListAgentsResponse, StartRunRequest, SubscribeRunRequest,
-    SubscribeRunResponse,
+    Agent, CancelRunRequest, CancelRunResponse, DecideApprovalRequest, DecideApprovalResponse,
+    GetStatusRequest, GetStatusResponse, ListAgentsRequest, ListAgentsResponse, StartRunRequest,
+    SubscribeRunRequest, SubscribeRunResponse,
 };
 use talaria_runtime::error::Reason;
 use talaria_runtime::link::{Link, MAX_MESSAGE_BYTES};
@@ -28,7 +28,7 @@ use crate::execution::{Execution, Left};
 use crate::feed::{Feed, Next, Subscription};
 use crate::journal::Journal;
 use crate::start::{Asking, Updates, start_ephemeral, start_stored};
-use crate::{Config, cancel, claims, lease, upstreams};
+use crate::{Config, approval, cancel, claims, lease, upstreams};
 
 /// The run orchestrator. Clones share everything.
 #[derive(Clone, Debug)]
@@ -157,6 +157,9 @@ impl Shared {
                 Ok(Err(Left::Released)) => {
                     tracing::info!(response.id = %response, "released the run");
                 }
+                Ok(Err(Left::Waits)) => {
+                    tracing::info!(response.id = %response, "the run waits for a person");
+                }
                 Ok(Err(Left::Abandoned)) => tracing::debug!("an ephemeral run was abandoned"),
                 // It stays under this process's name without being executed, and is claimed again.
                 Err(_) => tracing::error!(response.id = %response, "executing the run panicked"),
@@ -240,6 +243,15 @@ impl RunService for Orchestrator {
         } = request.into_inner();
         cancel::cancel(&self.shared, &tenant, &response_id).await?;
         Ok(Response::new(CancelRunResponse {}))
+    }
+
+    async fn decide_approval(
+        &self,
+        request: Request<DecideApprovalRequest>,
+    ) -> Result<Response<DecideApprovalResponse>, Status> {
+        approval::decide(&self.shared, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn list_agents(

@@ -12,7 +12,7 @@ use talaria_runtime::clock;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::bad_context;
-use crate::execution::{Execution, Sink, Stored};
+use crate::execution::{Asking, Execution, Sink, Stored};
 use crate::feed::Feed;
 use crate::service::Shared;
 use crate::stamps::Stamps;
@@ -44,6 +44,8 @@ pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String
         .or_else(|_| shared.agents.select(""));
     let agent = agent.map_err(|_| "there is no agent")?;
     let tool_shape = agent.tool_shape(&request);
+    let timing = shared.config.approval;
+    let asking = Asking::of(&request, &claimed.tenant, shared.incarnation, timing);
     let feed = Feed::new(snapshot.next_sequence_number());
     let input = |item| ContextItem {
         item,
@@ -81,6 +83,7 @@ pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String
         tool_shape,
         streamed: request.stream,
         on_broken_stream: shared.config.on_broken_stream,
+        asking,
         watched: true,
         sink: Sink::Stored(stored),
         cancel: CancellationToken::new(),

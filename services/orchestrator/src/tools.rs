@@ -30,6 +30,7 @@ use mcp::Server;
 pub struct Toolbox {
     sources: Vec<Source>,
     limits: OutputLimits,
+    require_approval: Vec<String>,
     latest: Mutex<Option<Named>>,
 }
 
@@ -74,6 +75,7 @@ impl Toolbox {
         Self {
             sources: servers.chain(demo).collect(),
             limits: config.limits,
+            require_approval: config.require_approval.clone(),
             latest: Mutex::default(),
         }
     }
@@ -93,9 +95,11 @@ impl Toolbox {
         if let Some(named) = latest.as_ref().filter(|named| named.is_of(&listed)) {
             return Arc::clone(&named.list);
         }
-        let list = Arc::new(ToolList {
-            tools: names::named(&listed),
-        });
+        let mut tools = names::named(&listed);
+        for tool in &mut tools {
+            tool.needs_approval = self.requires_approval(tool);
+        }
+        let list = Arc::new(ToolList { tools });
         *latest = Some(Named {
             listed,
             list: Arc::clone(&list),
@@ -123,6 +127,15 @@ impl Toolbox {
                 .into(),
         };
         output::limited(output, self.limits)
+    }
+
+    fn requires_approval(&self, tool: &Tool) -> bool {
+        self.require_approval.iter().any(|name| {
+            let there = name.strip_prefix(&tool.server_label);
+            let there = there.and_then(|rest| rest.strip_prefix('/'));
+            let names = ["*", &tool.name, &tool.name_there];
+            names.contains(&name.as_str()) || there == Some(&tool.name_there) || there == Some("*")
+        })
     }
 
     /// A name that is in the latest list needs no server to be asked.

@@ -29,6 +29,10 @@ pub enum Reason {
     RunNotHere,
     /// Somebody else owns the run, or it has ended, or was deleted.
     RunLost,
+    /// The run does not wait for a person.
+    ApprovalNotActive,
+    /// What was to be decided is decided already, or was never asked.
+    ApprovalNotPending,
     RateLimitExceeded,
     StoreUnavailable,
     OrchestratorUnavailable,
@@ -36,7 +40,7 @@ pub enum Reason {
 }
 
 /// Every reason, its name on the wire, and its gRPC code.
-const REASONS: [(Reason, &str, Code); 18] = [
+const REASONS: [(Reason, &str, Code); 20] = [
     (
         Reason::ResponseNotFound,
         "RESPONSE_NOT_FOUND",
@@ -83,6 +87,16 @@ const REASONS: [(Reason, &str, Code); 18] = [
     ),
     (Reason::RunNotHere, "RUN_NOT_HERE", Code::NotFound),
     (Reason::RunLost, "RUN_LOST", Code::Aborted),
+    (
+        Reason::ApprovalNotActive,
+        "APPROVAL_NOT_ACTIVE",
+        Code::FailedPrecondition,
+    ),
+    (
+        Reason::ApprovalNotPending,
+        "APPROVAL_NOT_PENDING",
+        Code::FailedPrecondition,
+    ),
     (
         Reason::RateLimitExceeded,
         "RATE_LIMIT_EXCEEDED",

@@ -10,6 +10,9 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::append::{Append, outcomes};
+use crate::approval::{
+    Answer, approval_answers_delete_in_tx, approval_answers_insert_in_tx, approvals_answered,
+};
 use crate::codec;
 use crate::database::{Database, Error, query, query_in_tx};
 use crate::keys::{
@@ -39,6 +42,8 @@ pub struct Admit {
     pub session: Option<String>,
     pub model: String,
     pub key: Option<Key>,
+    /// Questions that it answers.
+    pub answers: Vec<Answer>,
 }
 
 /// The conversation that a run belongs to.
@@ -62,12 +67,14 @@ pub enum Admission {
     Duplicate(Uuid),
     /// Nothing was stored: the key stands for another request.
     KeyConflict,
+    /// Nothing was stored: a question that it answers has been answered already.
+    AnsweredBefore,
 }
 
 impl Admit {
-    /// Whether it takes more than one statement: it has a key, or interrupts.
+    /// Whether it takes more than one statement: it has a key, interrupts, or answers questions.
     pub fn takes_transaction(&self) -> bool {
-        self.key.is_some() || self.wait() == Wait::Interrupting
+        self.key.is_some() || self.wait() == Wait::Interrupting || !self.answers.is_empty()
     }
 
     pub fn wait(&self) -> Wait {
@@ -233,8 +240,8 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Admits runs some of which have keys or interrupt, in one transaction: first the keys, then the runs that have theirs
-/// or need none. A refused run leaves no key behind.
+/// Admits runs some of which have keys, answer questions or interrupt, in one transaction: first the keys and answers,
+/// then the runs that have theirs or need none. A refused run leaves neither behind.
 ///
 /// Rows are locked in one order by all that write: keys, responses, conversations.
 async fn runs_admit_with_keys(connection: &mut Object, batch: &[Admit]) -> Result<Vec<Row>, Error> {
@@ -244,12 +251,16 @@ async fn runs_admit_with_keys(connection: &mut Object, batch: &[Admit]) -> Resul
         .iter()
         .filter(|run| run.key.is_none() || with_key.contains(&run.id()))
         .collect();
+    let answered = approval_answers_insert_in_tx(&transaction, &runs).await?;
+    runs.retain(|run| !answered.before.contains(&run.id()));
     let too_late = interrupts_in_tx(&transaction, &runs).await?;
     runs.retain(|run| !too_late.contains(&run.id()));
     let rows = query_in_tx(&transaction, RUNS_ADMIT, &Columns::of(&runs).params()).await?;
     let stored: HashSet<Uuid> = rows.iter().map(|row| row.get(0)).collect();
     let refused: Vec<Uuid> = with_key.difference(&stored).copied().collect();
     idempotency_keys_delete_in_tx(&transaction, &refused).await?;
+    let refused: Vec<Uuid> = answered.now.difference(&stored).copied().collect();
+    approval_answers_delete_in_tx(&transaction, &refused).await?;
     transaction.commit().await?;
     Ok(rows)
 }
@@ -268,9 +279,13 @@ async fn admissions(
         .map(|(run, _)| run)
         .collect();
     let holders = idempotency_key_holders(connection, &refused).await?;
+    let answered = approvals_answered(connection, &refused).await?;
     let admission = |(run, outcome): (&Admit, Outcome)| match outcome {
         Outcome::Stored => Admission::Stored,
-        Outcome::Refused => refusal(run, holders.get(&run.id())),
+        Outcome::Refused => match refusal(run, holders.get(&run.id())) {
+            Admission::Changed if answered.contains(&run.id()) => Admission::AnsweredBefore,
+            refusal => refusal,
+        },
     };
     Ok(batch.iter().zip(outcomes).map(admission).collect())
 }

@@ -94,7 +94,8 @@ pub struct Executing<'a> {
 
 /// Gives up to `limit` active runs without a living owner to `owner`, each under a new epoch; also those that are
 /// `owner`'s own by name, but not among the ones it is `executing`. Runs that wait in a line and are to stop count as
-/// active: somebody has to end them, and a few come whatever the limit is, because ending them takes no room.
+/// active: somebody has to end them, and a few come whatever the limit is, because ending them takes no room. Runs that
+/// wait for a person are left alone until somebody decided, the time for it is over, or they are to stop.
 pub async fn runs_claim(
     database: &Database,
     owner: Uuid,
@@ -107,6 +108,7 @@ pub async fn runs_claim(
             SELECT r.id
             FROM response r
             WHERE r.status IN (1, 2)
+              AND (r.waits_until IS NULL OR r.waits_until <= clock_timestamp() OR r.cancel_requested)
               AND CASE
                   WHEN r.owner = $1 THEN r.id <> ALL ($3) AND ($4::uuid IS NULL OR r.id < $4)
                   ELSE NOT EXISTS (
@@ -137,6 +139,7 @@ pub async fn runs_claim(
             UPDATE response r
             SET owner = $1,
                 epoch = r.epoch + 1,
+                waits_until = NULL,
                 attempt = CASE WHEN r.status = 0 THEN r.attempt ELSE r.attempt + 1 END
             FROM (SELECT id FROM orphan UNION ALL SELECT id FROM given_up) AS free
             WHERE r.id = free.id

@@ -5,6 +5,7 @@
 
 mod admit;
 mod append;
+mod approval;
 mod cancel;
 mod claim;
 mod codec;

@@ -31,6 +31,7 @@ pub async fn responses_list(
         session: request.session_id.as_deref(),
         key: request.idempotency_key.as_deref(),
         after,
+        waiting: request.waiting_for_approval,
     };
     let mut rows = responses_find(database, &filter, limit + 1).await?;
     let has_more = rows.len() as u64 > u64::from(request.limit.clamp(1, 100));
@@ -55,6 +56,8 @@ struct Filter<'a> {
     session: Option<&'a str>,
     key: Option<&'a str>,
     after: Uuid,
+    /// Only those that wait for a person.
+    waiting: bool,
 }
 
 /// Queued is what waits in a line. What was admitted with an owner runs, whatever its row says: the row keeps the status
@@ -95,7 +98,12 @@ async fn responses_find(
         session,
         key,
         after,
+        waiting,
     } = filter;
+    if *waiting {
+        let sql = listing(WAITING);
+        return read(database, &sql, &[tenant, after, session, &limit, key]).await;
+    }
     if let Some(key) = key {
         let sql = listing(BY_KEY);
         return read(
@@ -119,6 +127,20 @@ async fn responses_find(
     let sql = listing(if only_open { OPEN } else { ALL });
     read(database, &sql, &[tenant, after, statuses, &limit]).await
 }
+
+const WAITING: &str = "
+            -- responses_waiting
+            SELECT r.*
+            FROM response r
+            WHERE r.tenant = $1
+              AND r.status IN (1, 2)
+              AND r.waits_until IS NOT NULL
+              AND r.id < $2
+              AND ($3::text IS NULL OR coalesce(r.session_id, r.id::text) = $3)
+              AND ($5::text IS NULL
+                   OR (SELECT k.key FROM idempotency_key k WHERE k.response_id = r.id LIMIT 1) = $5)
+            ORDER BY r.id DESC
+            LIMIT $4";
 
 const BY_KEY: &str = "
             -- responses_of_key
@@ -198,7 +220,8 @@ fn listing(found: &str) -> String {
                 (SELECT f.body
                 FROM response_final f
                 WHERE f.response_id = r.id
-                  AND r.id < '00010000-0000-0000-0000-000000000000')
+                  AND r.id < '00010000-0000-0000-0000-000000000000'),
+                r.waits_until IS NOT NULL AND r.status <= 2
         FROM ({found}) AS r
         ORDER BY r.id DESC
         LIMIT $4"
@@ -221,6 +244,7 @@ fn listed(row: &Row) -> Result<ListedResponse, Error> {
         created_at_ms,
         updated_at_ms: row.get::<_, Option<i64>>(4).unwrap_or_default(),
         idempotency_key: row.get(5),
+        waits_for_approval: row.get(7),
         ..ListedResponse::default()
     };
     listed.set_status(status);

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::approval::approvals_forget;
 use crate::database::{Database, Error, error_chain};
 use crate::retention::{
     Sweep, event_partitions_create, event_partitions_drop, responses_evict, responses_expire,
@@ -147,6 +148,10 @@ async fn keep_clean(database: Database, upkeep: Arc<Upkeep>) {
             if batches("remove old responses", expire).await == Batches::MoreToDo {
                 pause = EVICTION_PACE;
             }
+        }
+        let forget = || approvals_forget(&database);
+        if batches("forget decisions", forget).await == Batches::MoreToDo {
+            pause = EVICTION_PACE;
         }
         for _ in 0..SWEEP_PAGES {
             let swept = turns_sweep(&database, &mut sweep).await;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::admit::{Admit, Conversation, FIRST_EPOCH};
 use crate::append::Append;
+use crate::approval::Answer;
 use crate::keys::Key;
 
 /// A run to admit.
@@ -51,6 +52,11 @@ pub fn admission(request: AdmitRunRequest) -> Result<Admit, Status> {
             key: idempotency.key,
             request_hash: idempotency.request_hash.into(),
         }),
+        answers: request
+            .answers
+            .iter()
+            .map(Answer::parse)
+            .collect::<Result<_, _>>()?,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
+use talaria_domain::run::{PendingCall, pending_calls};
 use talaria_domain::snapshot::Snapshot;
 use talaria_proto::v1::{Response, Turn};
 use uuid::Uuid;
@@ -18,6 +19,8 @@ pub struct Found {
     /// Unix milliseconds of its last write; 0 if it is not known.
     pub updated_at_ms: i64,
     pub cancel_requested: bool,
+    /// Calls that it waits for a person with.
+    pub pending: Vec<PendingCall>,
 }
 
 /// The response as of now.
@@ -46,11 +49,16 @@ pub async fn response_get(
     let cancel_requested = row.get(4);
     let Some(body) = row.get::<_, Option<&[u8]>>(1) else {
         let found = response_fold(database, id).await?;
-        return Ok(found.map(|(response, next_seq)| Found {
-            response,
-            next_seq,
+        return Ok(found.map(|snapshot| Found {
+            response: snapshot.response(),
+            next_seq: i64::try_from(snapshot.next_sequence_number()).unwrap_or(i64::MAX),
             updated_at_ms,
             cancel_requested,
+            pending: if snapshot.is_finished() {
+                Vec::new()
+            } else {
+                pending_calls(&snapshot)
+            },
         }));
     };
     let mut response: Response = decode("response_final", id, body)?;
@@ -63,11 +71,12 @@ pub async fn response_get(
         next_seq,
         updated_at_ms,
         cancel_requested,
+        pending: Vec::new(),
     }))
 }
 
-/// A response that has not ended, folded from its log, and where that ends; none if it was deleted meanwhile.
-async fn response_fold(database: &Database, id: Uuid) -> Result<Option<(Response, i64)>, Error> {
+/// A response that has not ended, folded from its log; none if it was deleted meanwhile.
+pub async fn response_fold(database: &Database, id: Uuid) -> Result<Option<Snapshot>, Error> {
     let broken = |reason: String| Error::BrokenRow {
         table: "event_chunk",
         id,
@@ -96,7 +105,7 @@ async fn response_fold(database: &Database, id: Uuid) -> Result<Option<(Response
             break;
         }
     }
-    Ok((last >= 0).then(|| (snapshot.response(), last + 1)))
+    Ok((last >= 0).then_some(snapshot))
 }
 
 /// Decodes a stored message.

@@ -5,19 +5,22 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use talaria_domain::ids::ResponseId;
+use talaria_domain::run::PendingCall;
 use talaria_proto::v1::store_service_server::{StoreService, StoreServiceServer};
 use talaria_proto::v1::{
     AddConversationItemsRequest, AddConversationItemsResponse, AdmitRunRequest, AdmitRunResponse,
-    AppendEventsRequest, AppendEventsResponse, CheckReadyRequest, CheckReadyResponse,
-    ClaimRunsRequest, ClaimRunsResponse, Conversation, CreateConversationRequest,
+    AppendEventsRequest, AppendEventsResponse, AwaitApprovalsRequest, AwaitApprovalsResponse,
+    CheckReadyRequest, CheckReadyResponse, ClaimRunsRequest, ClaimRunsResponse, Conversation,
+    CreateConversationRequest, DecideApprovalRequest, DecideApprovalResponse,
     DeleteConversationItemRequest, DeleteConversationRequest, DeleteConversationResponse,
     DeleteResponseRequest, DeleteResponseResponse, EndLeaseRequest, EndLeaseResponse,
     FindIdempotencyKeyRequest, FindIdempotencyKeyResponse, FinishRunRequest, FinishRunResponse,
-    GetConversationRequest, GetResponseRequest, GetResponseResponse, ListConversationItemsRequest,
-    ListConversationItemsResponse, ListInputItemsRequest, ListInputItemsResponse,
-    ListResponsesRequest, ListResponsesResponse, LoadContextRequest, LoadContextResponse,
-    ReadEventsRequest, ReadEventsResponse, RenewLeaseRequest, RenewLeaseResponse,
-    RequestCancelRequest, RequestCancelResponse, UpdateConversationRequest,
+    GetConversationRequest, GetResponseRequest, GetResponseResponse, ListApprovalGrantsRequest,
+    ListApprovalGrantsResponse, ListConversationItemsRequest, ListConversationItemsResponse,
+    ListInputItemsRequest, ListInputItemsResponse, ListResponsesRequest, ListResponsesResponse,
+    LoadContextRequest, LoadContextResponse, PendingApproval, ReadEventsRequest,
+    ReadEventsResponse, RenewLeaseRequest, RenewLeaseResponse, RequestCancelRequest,
+    RequestCancelResponse, UpdateConversationRequest,
 };
 use talaria_runtime::error::Reason;
 use talaria_runtime::link::MAX_MESSAGE_BYTES;
@@ -34,8 +37,8 @@ use crate::lane::{Lane, Outcome};
 use crate::maintenance::Upkeep;
 use crate::parse::{self, parse_uuid, required, response_id, response_not_found};
 use crate::{
-    Config, cancel, claim, context, conversation, delete, events, items, keys, lease, list,
-    maintenance, response,
+    Config, approval, cancel, claim, context, conversation, delete, events, items, keys, lease,
+    list, maintenance, response,
 };
 
 /// Deltas of all runs are gathered for this long: a statement costs far more than a row in it.
@@ -114,8 +117,18 @@ impl Store {
     }
 }
 
-fn run_lost() -> Status {
+pub fn run_lost() -> Status {
     Reason::RunLost.status("The run has another owner, has ended, or was deleted.")
+}
+
+fn pending_approval(call: PendingCall) -> PendingApproval {
+    PendingApproval {
+        request_id: call.request_id,
+        server_label: call.server_label,
+        name: call.name,
+        arguments: call.arguments,
+        expires_at: call.until,
+    }
 }
 
 fn written(outcome: Result<Outcome, Arc<Error>>) -> Result<(), Status> {
@@ -182,6 +195,11 @@ impl StoreService for Store {
                 let message = "The conversation changed at the same moment.";
                 return Err(Reason::ConversationChanged.status(message));
             }
+            Admission::AnsweredBefore => {
+                let message =
+                    "What the input answers has been answered before, or its time is over.";
+                return Err(Reason::ApprovalNotPending.status_at("input", message));
+            }
             Admission::KeyConflict => {
                 let message = "The idempotency key was used for another request.";
                 return Err(Reason::IdempotencyKeyConflict.status(message));
@@ -241,7 +259,35 @@ impl StoreService for Store {
             next_sequence_number: u64::try_from(found.next_seq).unwrap_or_default(),
             updated_at_ms: found.updated_at_ms,
             cancel_requested: found.cancel_requested,
+            pending_approvals: found.pending.into_iter().map(pending_approval).collect(),
         }))
+    }
+
+    async fn decide_approval(
+        &self,
+        request: Request<DecideApprovalRequest>,
+    ) -> Result<Response<DecideApprovalResponse>, Status> {
+        approval::approval_decide(&self.inner.database, &request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn await_approvals(
+        &self,
+        request: Request<AwaitApprovalsRequest>,
+    ) -> Result<Response<AwaitApprovalsResponse>, Status> {
+        approval::approvals_await(&self.inner.database, &request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn list_approval_grants(
+        &self,
+        request: Request<ListApprovalGrantsRequest>,
+    ) -> Result<Response<ListApprovalGrantsResponse>, Status> {
+        approval::approval_grants_list(&self.inner.database, &request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn request_cancel(

@@ -192,29 +192,34 @@ fn a_cursor_that_is_none_is_the_beginning() {
 fn approvals_are_read_in_all_their_spellings() {
     let read = |body: Value| approval(body.to_string().as_bytes());
     for (body, choice, all, request_id) in [
-        (json!({"choice": "once"}), Choice::Once, false, None),
-        (json!({"choice": " Approved "}), Choice::Once, false, None),
+        (json!({"choice": "once"}), ApprovalChoice::Once, false, None),
+        (
+            json!({"choice": " Approved "}),
+            ApprovalChoice::Once,
+            false,
+            None,
+        ),
         (
             json!({"choice": "allow", "all": "yes"}),
-            Choice::Once,
+            ApprovalChoice::Once,
             true,
             None,
         ),
         (
             json!({"choice": "SESSION", "resolve_all": 1}),
-            Choice::Session,
+            ApprovalChoice::Session,
             true,
             None,
         ),
         (
             json!({"choice": "always", "request_id": "r"}),
-            Choice::Always,
+            ApprovalChoice::Always,
             false,
             Some("r"),
         ),
         (
             json!({"choice": "deny", "request_id": null}),
-            Choice::Deny,
+            ApprovalChoice::Deny,
             false,
             None,
         ),
@@ -223,11 +228,27 @@ fn approvals_are_read_in_all_their_spellings() {
             choice,
             all,
             request_id: request_id.map(str::to_owned),
+            reason: None,
+            decided_by: "api".to_owned(),
         };
         assert_eq!(read(body.clone()), Ok(expected), "{body}");
     }
+    let said = json!({"choice": "deny", "reason": " No. ", "decided_by": "Ada"});
+    let said = read(said).unwrap();
+    assert_eq!(
+        (said.reason.as_deref(), said.decided_by.as_str()),
+        (Some("No."), "Ada")
+    );
     for (body, code) in [
         (json!({}), "invalid_approval_choice"),
+        (
+            json!({"choice": "deny", "reason": "x".repeat(4097)}),
+            "invalid_approval_request",
+        ),
+        (
+            json!({"choice": "deny", "decided_by": 7}),
+            "invalid_approval_request",
+        ),
         (json!({"choice": "maybe"}), "invalid_approval_choice"),
         (json!({"choice": 1}), "invalid_approval_choice"),
         (

@@ -1,7 +1,7 @@
 //! The loop of model and tools: what comes next, and where it stops.
 
 use super::ledger::{MadeCall, Progress};
-use super::{Effect, End, Outcome, Run, Step, ToolCall, ToolResult, index_u32};
+use super::{Approvals, Effect, End, Outcome, Run, Step, ToolCall, ToolResult, index_u32};
 
 /// The same call in this many steps in a row may be patience; in one more, the model is going round in circles.
 const SAME_CALLS: usize = 3;
@@ -22,14 +22,14 @@ impl Run {
             Some(Outcome::Completed) => true,
             None => false,
         };
+        let asked = self.settle_approvals();
         let mut calls = self.calls();
         for call in &mut calls {
-            let is_unreadable = call.effect.is_some() && call.arguments.is_none();
-            if is_unreadable && call.progress != Progress::Answered {
+            if let Some(reason) = self.why_not_to_call(call) {
                 if call.progress == Progress::Made {
                     self.record_start(call.index, &call.call_id, Effect::Pure);
                 }
-                let result = ToolResult::error(UNREADABLE);
+                let result = ToolResult::error(reason);
                 self.record_end(call.index, &call.call_id, result);
                 call.progress = Progress::Answered;
             }
@@ -40,6 +40,12 @@ impl Run {
                 Err(reason) => self.stop(reason),
             };
         }
+        if !asked.is_empty() {
+            return match self.server_tools.approvals {
+                Approvals::Waits => Step::Wait(asked),
+                Approvals::InNextRequest | Approvals::Impossible => Step::Finish(End::Completed),
+            };
+        }
         let step_start = self.snapshot.step_starts().last().copied().unwrap_or(0);
         let call_start = self.call_start;
         let has_call = |from: usize, ours: bool| {
@@ -47,7 +53,7 @@ impl Run {
             calls.any(|call| call.effect.is_some() == ours)
         };
         let is_answer = if is_over {
-            !has_call(call_start, true)
+            !has_call(call_start, true) && !self.has_asked_since(call_start)
         } else {
             !self.snapshot.is_answered() && self.holds_answer()
         };
@@ -63,6 +69,18 @@ impl Run {
         self.outcome = None;
         self.call_start = self.snapshot.items().len();
         Step::CallModel
+    }
+
+    /// Why a call of ours without a result is answered with an error instead of being made.
+    fn why_not_to_call(&self, call: &MadeCall) -> Option<&'static str> {
+        let is_waiting = call.effect.is_some() && call.progress != Progress::Answered;
+        if is_waiting && call.arguments.is_none() {
+            return Some(UNREADABLE);
+        }
+        let is_new = is_waiting && call.progress == Progress::Made;
+        is_new
+            .then(|| self.refusal_for_want_of_a_person(&call.name))
+            .flatten()
     }
 
     /// The calls that may run now; the reason to stop if none may.

@@ -24,7 +24,12 @@ pub(super) struct OpenKey {
 
 impl Run {
     pub(super) fn item_added(&mut self, key: ItemKey, item: &Object) {
-        if self.position(key).is_none() && item_type(item).is_some() {
+        if self.position(key).is_some() || item_type(item).is_none() {
+            return;
+        }
+        if self.holds(item) {
+            self.hold(key, item.clone());
+        } else {
             self.open_item(key, item, true);
         }
     }
@@ -37,6 +42,11 @@ impl Run {
         delta: String,
         logprobs: &[Value],
     ) {
+        if field == Field::Arguments
+            && let Some(call) = self.held(key)
+        {
+            return call.push(&delta);
+        }
         let Some(at) = self.ensure_item(key, field) else {
             return;
         };
@@ -53,6 +63,11 @@ impl Run {
 
     /// What the upstream repeats: shown as far as its deltas left it out.
     pub(super) fn text(&mut self, key: ItemKey, field: Field, part: u32, text: &str) {
+        if field == Field::Arguments
+            && let Some(call) = self.held(key)
+        {
+            return call.set(text);
+        }
         let Some(at) = self.ensure_item(key, field) else {
             return;
         };
@@ -101,6 +116,10 @@ impl Run {
         if item_type(&item).is_none() {
             return;
         }
+        let is_new = self.position(key).is_none();
+        if self.held(key).is_some() || (is_new && self.holds(&item)) {
+            return self.held_done(key, &item);
+        }
         let at = match self.position(key) {
             Some(at) => at,
             None => self.open_item(key, &item, true),
@@ -110,8 +129,14 @@ impl Run {
 
     pub(super) fn finished(&mut self, outcome: Outcome, usage: Option<Usage>, output: Vec<Object>) {
         self.usage = add_usage(self.usage, usage);
+        if outcome == Outcome::Completed {
+            self.held_all_done();
+        }
         if !matches!(outcome, Outcome::Failed(_)) {
             self.back_fill(output);
+            if outcome == Outcome::Completed {
+                self.held_all_done();
+            }
             let incomplete = matches!(outcome, Outcome::Incomplete { .. });
             if incomplete {
                 self.leave_calls_out();
@@ -130,6 +155,7 @@ impl Run {
             }
         }
         self.open.clear();
+        self.forget_unshown();
         self.outcome = Some(outcome);
     }
 
@@ -161,6 +187,16 @@ impl Run {
                 None => {}
             }
         }
+    }
+
+    /// Notes that what the upstream calls `key` stands at `index`, whole.
+    pub(super) fn note_shown(&mut self, key: ItemKey, index: usize) {
+        self.open.push(OpenKey {
+            key,
+            index,
+            announced: true,
+            parts: Vec::new(),
+        });
     }
 
     fn position(&self, key: ItemKey) -> Option<usize> {

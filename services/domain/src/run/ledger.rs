@@ -200,7 +200,7 @@ fn is_whole(head: &Head<'_>) -> bool {
 }
 
 /// Arguments as an object. Models that give none often give an empty text.
-fn read_arguments(text: &str) -> Option<Object> {
+pub(super) fn read_arguments(text: &str) -> Option<Object> {
     if text.trim().is_empty() {
         return Some(Object::new());
     }

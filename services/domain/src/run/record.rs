@@ -107,10 +107,9 @@ impl Run {
             _ => own_call_id(place),
         };
         let marker = Marker {
-            effect: tool.effect,
             call_id,
             upstream_id: upstream_id.to_owned(),
-            usage: None,
+            ..Marker::of(tool.effect)
         };
         let Value::Object(added) = json!({
             "id": place.id("mcp_call"),
@@ -263,7 +262,7 @@ impl Run {
     }
 }
 
-fn own_call_id(place: ItemPlace) -> String {
+pub(super) fn own_call_id(place: ItemPlace) -> String {
     format!("call_{}o{}", place.response.simple(), place.index)
 }
 

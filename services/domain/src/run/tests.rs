@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::model::{Field, ItemKey, Object};
 
+mod approval;
 mod limits;
 mod resume;
 mod tools;

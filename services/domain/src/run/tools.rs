@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Approvals;
 use crate::model::Object;
 
 /// The tools that the server runs for an agent.
@@ -12,6 +13,9 @@ pub struct ServerTools {
     pub streamed: bool,
     /// The agent has tools, though its servers may list none just now.
     pub has_servers: bool,
+    pub approvals: Approvals,
+    /// Until when a call that is made now waits for a person, in Unix seconds.
+    pub approval_until: i64,
     /// By the name under which the model knows the tool.
     pub tools: BTreeMap<String, ServerTool>,
 }

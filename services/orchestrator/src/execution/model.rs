@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use talaria_domain::context::call_items;
-use talaria_domain::model::{CallItem, ModelCall, ModelEvent, Outcome};
+use talaria_domain::context::{call_items, tell_approvals};
+use talaria_domain::model::{ModelCall, ModelEvent, Outcome};
 use talaria_domain::run::{End, Step};
 use tokio::time::Instant;
 
@@ -55,6 +55,9 @@ impl Execution {
                 Attempt::Cancelled => return Ok(StepEnd::Cancelled),
                 Attempt::Failed(error) => error,
             };
+            if !self.run.step_has_shown() {
+                self.run.forget_unshown();
+            }
             let decision = attempts.decide(Failure {
                 error: &error,
                 shown: self.run.step_has_shown(),
@@ -199,7 +202,7 @@ impl Execution {
 
     /// A stream that ended without saying so: many never do.
     fn model_ended(&mut self) -> Attempt {
-        if !self.run.step_has_shown() {
+        if !self.run.step_has_said() {
             return Attempt::Failed(CallError::empty());
         }
         // Nobody knows what would have followed, so the tool must not run.
@@ -236,10 +239,11 @@ impl Execution {
     }
 
     fn model_call(&self, server_tools: &ToolList, elsewhere: bool) -> ModelCall {
-        let mut context: Vec<CallItem> = call_items(&self.turns, &self.input);
+        let mut context = call_items(&self.turns, &self.input);
         let output = call_items(&[], &self.run.whole_output());
         let tools_have_run = tools::have_run(&output);
         context.extend(output);
+        let mut context = tell_approvals(context);
         if elsewhere {
             // Ids mean something to the upstream that gave them, which is most likely the first.
             for item in &mut context {

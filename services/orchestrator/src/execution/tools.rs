@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use serde_json::Value;
+use talaria_domain::ids::ResponseId;
 use talaria_domain::model::{CallItem, Object};
 use talaria_domain::run::{Limits, ServerTool, ServerTools, ToolCall, ToolResult};
 use tokio::task::JoinSet;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::writer::Writer;
-use super::{Execution, Left, StepEnd};
+use super::{Execution, Left, Sink, StepEnd};
 use crate::agents::Agent;
 use crate::tools::{CallContext, ToolList};
 
@@ -41,11 +42,12 @@ impl Execution {
         let Some(list) = self.meanwhile(writer, agent.toolbox.list()).await? else {
             return Ok(None);
         };
+        self.learn_grants(&list).await;
         let tool = |tool: &crate::tools::Tool| {
             let known = ServerTool {
                 server_label: tool.server_label.clone(),
                 effect: tool.effect,
-                needs_approval: tool.needs_approval,
+                needs_approval: self.asking.needs_person(tool),
             };
             (tool.name.clone(), known)
         };
@@ -53,10 +55,32 @@ impl Execution {
             shape: self.tool_shape,
             streamed: self.streamed,
             has_servers: true,
+            approvals: self.asking.mode,
+            approval_until: self.asking.until((self.now)()),
             tools: list.tools.iter().map(tool).collect(),
         };
         self.run.use_tools(Arc::new(tools), self.limits());
         Ok(Some(list))
+    }
+
+    /// Looks up, once, what people agreed to for longer, if it matters.
+    async fn learn_grants(&mut self, list: &ToolList) {
+        let matters = list.tools.iter().any(|tool| tool.needs_approval);
+        if let Sink::Stored(stored) = &self.sink
+            && matters
+            && self.asking.granted.is_none()
+        {
+            let response = self.run.snapshot().base();
+            let session_id = match response.session_id.as_str() {
+                "" => ResponseId::parse(&response.id).map(|id| id.0.to_string()),
+                session => Some(session.to_owned()),
+            };
+            let journal = stored.journal.clone();
+            let agent = Arc::clone(&self.agent);
+            self.asking
+                .learn_grants(&journal, &agent, &session_id.unwrap_or_default())
+                .await;
+        }
     }
 
     /// Says that the agent has tools, before its servers are asked for them: a run that ends until then answers its calls.

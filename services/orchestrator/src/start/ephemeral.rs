@@ -17,7 +17,7 @@ use tonic::Status;
 
 use super::{Updates, admitted, message, parameters, place};
 use crate::admission::{Admission, Admitted, Asked, admit};
-use crate::execution::{Ephemeral, Execution, Sink};
+use crate::execution::{Asking, Ephemeral, Execution, Sink};
 use crate::service::Shared;
 
 /// Messages of an ephemeral run that its caller has not read yet; then the run waits.
@@ -74,6 +74,7 @@ pub async fn start_ephemeral(
         tool_shape,
         streamed: request.stream,
         on_broken_stream: shared.config.on_broken_stream,
+        asking: Asking::nobody(shared.incarnation, shared.config.approval),
         watched: follow == Follow::Events,
         sink: Sink::Ephemeral(Ephemeral {
             to,

@@ -18,7 +18,7 @@ use super::{Updates, admitted, message, parameters, place};
 use crate::active::ActiveRun;
 use crate::admission::{self, Admission, Admitted, Asked, Refusal, admit, may_wait};
 use crate::agents::Agent;
-use crate::execution::{Execution, Sink, Stored};
+use crate::execution::{self, Execution, Sink, Stored};
 use crate::feed::Feed;
 use crate::keys;
 use crate::service::{Shared, events};
@@ -201,6 +201,15 @@ fn begin(shared: &Arc<Shared>, asking: Asking, ready: Ready, admitted: Admitted)
         tasks: shared.tasks.clone(),
     };
     let tool_shape = ready.agent.tool_shape(&asking.request);
+    let asking_people = execution::Asking {
+        approved: admitted.approved,
+        ..execution::Asking::of(
+            &asking.request,
+            &asking.tenant,
+            shared.incarnation,
+            shared.config.approval,
+        )
+    };
     let execution = Execution {
         agent: ready.agent,
         run: admitted.run,
@@ -212,6 +221,7 @@ fn begin(shared: &Arc<Shared>, asking: Asking, ready: Ready, admitted: Admitted)
         tool_shape,
         streamed: asking.request.stream,
         on_broken_stream: shared.config.on_broken_stream,
+        asking: asking_people,
         watched: asking.follow == Follow::Events,
         sink: Sink::Stored(stored),
         cancel: ready.cancel,

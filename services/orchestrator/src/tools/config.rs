@@ -12,6 +12,9 @@ pub struct ToolboxConfig {
     /// Adds clock, calculator and wait.
     pub demo: bool,
     pub limits: OutputLimits,
+    /// Tools to whose calls a person has to agree: by the names that models or their servers know them by, with or
+    /// without `server/` before, or `*` for all.
+    pub require_approval: Vec<String>,
 }
 
 /// An MCP server, and how its tools are called.

@@ -92,6 +92,7 @@ impl Drop for Scripted {
 
 fn toolbox(mcp_servers: Vec<McpServerConfig>) -> Toolbox {
     Toolbox::new(&ToolboxConfig {
+        require_approval: Vec::new(),
         mcp_servers,
         demo: false,
         limits: OutputLimits::default(),

@@ -23,6 +23,7 @@ fn play_loop(
                         run.tool_ended(call, ToolResult::text("a"));
                     }
                 }
+                Step::Wait(_) => panic!("nobody is to be asked"),
                 Step::Finish(end) => {
                     run.finish(&end, 1);
                     return (end, ran, run);

@@ -127,6 +127,7 @@ fn drive(run: &mut Run, script: &[Said], may_break: bool) -> BTreeMap<u32, (Effe
                     run.tool_ended(call, result);
                 }
             }
+            Step::Wait(_) => panic!("nobody is to be asked"),
             Step::Finish(end) => {
                 run.finish(&end, 1);
                 return begun;

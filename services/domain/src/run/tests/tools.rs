@@ -30,6 +30,8 @@ pub(super) fn tools(shape: ToolShape, streamed: bool) -> Arc<ServerTools> {
         shape,
         streamed,
         has_servers: true,
+        approvals: Approvals::default(),
+        approval_until: 0,
         tools: effects.into_iter().map(tool).collect(),
     })
 }
@@ -67,7 +69,9 @@ pub(super) fn says(run: &mut Run, events: Vec<ModelEvent>) {
 pub(super) fn run_tools(run: &mut Run) -> Vec<ToolCall> {
     match run.next_step() {
         Step::RunTools(calls) => calls,
-        step @ (Step::CallModel | Step::Finish(_)) => panic!("no tools to run but {step:?}"),
+        step @ (Step::CallModel | Step::Wait(_) | Step::Finish(_)) => {
+            panic!("no tools to run but {step:?}")
+        }
     }
 }
 

@@ -1,0 +1,533 @@
+//! What people decide about calls: who is asked, who answered, and that the first answer counts.
+
+use std::collections::HashSet;
+
+use deadpool_postgres::{Object, Transaction};
+use talaria_domain::ids::{ItemPlace, Side};
+use talaria_domain::run::{PendingCall, pending_calls};
+use talaria_proto::v1::{
+    ApprovalAnswer, ApprovalChoice, ApprovalDecision, Approvals, AwaitApprovalsRequest,
+    AwaitApprovalsResponse, DecideApprovalRequest, DecideApprovalResponse,
+    ListApprovalGrantsRequest, ListApprovalGrantsResponse, RunRequest,
+};
+use talaria_runtime::error::Reason;
+use tonic::Status;
+use uuid::Uuid;
+
+use crate::admit::Admit;
+use crate::database::{Database, Error, query, query_in_tx, read, within_deadline};
+use crate::parse::{parse_uuid, response_id, response_not_found};
+use crate::response::{decode, response_fold};
+
+/// Who decides when nobody did.
+const EXPIRY: &str = "expiry";
+
+/// An answer in a request to what an earlier response asked.
+#[derive(Debug)]
+pub struct Answer {
+    place: Place,
+    choice: i16,
+    reason: Option<Vec<u8>>,
+    /// Unix seconds.
+    expires_at: i64,
+}
+
+/// Where a question stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    response: Uuid,
+    index: i32,
+}
+
+/// What became of the answers of runs that are to be admitted.
+pub struct Answered {
+    /// Runs all of whose answers were written.
+    pub now: HashSet<Uuid>,
+    /// Runs of which a question has been answered by somebody else.
+    pub before: HashSet<Uuid>,
+}
+
+impl Answer {
+    pub fn parse(answer: &ApprovalAnswer) -> Result<Self, Status> {
+        let choice = if answer.approve {
+            ApprovalChoice::Once
+        } else {
+            ApprovalChoice::Deny
+        };
+        Ok(Self {
+            place: Place::parse(&answer.request_id)?,
+            choice: stored_choice(choice),
+            reason: answer
+                .reason
+                .as_ref()
+                .map(|reason| reason.clone().into_bytes()),
+            expires_at: answer.expires_at,
+        })
+    }
+}
+
+impl Place {
+    fn parse(request_id: &str) -> Result<Self, Status> {
+        let place = ItemPlace::parse(request_id).filter(|place| place.side == Side::Output);
+        let index = place.and_then(|place| i32::try_from(place.index).ok());
+        let (Some(place), Some(index)) = (place, index) else {
+            let message = format!("Approval request not found: {request_id}");
+            return Err(Reason::ApprovalNotPending.status_at("request_id", message));
+        };
+        Ok(Self {
+            response: place.response,
+            index,
+        })
+    }
+
+    fn request_id(self) -> String {
+        let place = ItemPlace {
+            response: self.response,
+            side: Side::Output,
+            index: u32::try_from(self.index).unwrap_or_default(),
+        };
+        place.id("mcp_approval_request")
+    }
+}
+
+/// Answers `DecideApproval`: writes the decision down and has the run go on.
+pub async fn approval_decide(
+    database: &Database,
+    request: &DecideApprovalRequest,
+) -> Result<DecideApprovalResponse, Status> {
+    let not_found = || response_not_found(&request.response_id);
+    let id = response_id(&request.response_id)?;
+    let waits = waits_for_decisions(database, &request.tenant, id).await?;
+    if !waits.ok_or_else(not_found)? {
+        return Err(not_active());
+    }
+    let snapshot = response_fold(database, id).await?.ok_or_else(not_found)?;
+    let mut pending = pending_calls(&snapshot);
+    if snapshot.is_finished() || pending.is_empty() {
+        return Err(not_active());
+    }
+    match &request.request_id {
+        Some(request_id) => pending.retain(|call| call.request_id == *request_id),
+        None if request.all => {}
+        None => pending.truncate(1),
+    }
+    let session = match snapshot.base().session_id.as_str() {
+        "" => id.to_string(),
+        session => session.to_owned(),
+    };
+    let decision = Decision {
+        request,
+        id,
+        session,
+        calls: &pending,
+    };
+    let decided = within_deadline(async {
+        let mut connection = database.connection().await?;
+        decision_write(&mut connection, &decision).await
+    });
+    match decided.await? {
+        None => Err(not_active()),
+        Some(decided) if decided.is_empty() => Err(not_pending()),
+        Some(request_ids) => Ok(DecideApprovalResponse { request_ids }),
+    }
+}
+
+/// Whether a run asks people while it is active; none for one that is not there.
+async fn waits_for_decisions(
+    database: &Database,
+    tenant: &str,
+    id: Uuid,
+) -> Result<Option<bool>, Error> {
+    const SQL: &str = "
+        -- approval_run
+        SELECT q.body
+        FROM response r
+        LEFT JOIN run_request q ON q.response_id = r.id
+        WHERE r.id = $1 AND r.tenant = $2";
+    let rows = read(database, SQL, &[&id, &tenant]).await?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let Some(body) = row.get::<_, Option<&[u8]>>(0) else {
+        return Ok(Some(false));
+    };
+    let request: RunRequest = decode("run_request", id, body)?;
+    Ok(Some(request.approvals() == Approvals::Wait))
+}
+
+fn not_active() -> Status {
+    Reason::ApprovalNotActive.status("The run does not wait for an approval.")
+}
+
+fn not_pending() -> Status {
+    Reason::ApprovalNotPending.status("Nothing that is meant waits for an approval any more.")
+}
+
+struct Decision<'a> {
+    request: &'a DecideApprovalRequest,
+    id: Uuid,
+    session: String,
+    calls: &'a [PendingCall],
+}
+
+/// Writes a decision; none where the run has ended, else which questions it decided.
+///
+/// The response is locked first, as by a run that is about to wait: it sees the decision, or is woken by it.
+async fn decision_write(
+    connection: &mut Object,
+    decision: &Decision<'_>,
+) -> Result<Option<Vec<String>>, Error> {
+    const WAKE: &str = "
+        -- approval_wake
+        UPDATE response
+        SET waits_until = NULL
+        WHERE id = $1 AND status <= 2
+        RETURNING id";
+    const INSERT: &str = "
+        -- approval_insert
+        INSERT INTO approval (response_id, output_index, tenant, choice, reason, decided_by, expires_at)
+        SELECT $1, t.output_index, $2, $3, $4, $5, to_timestamp(t.expires_at)
+        FROM unnest($6::int[], $7::double precision[]) AS t (output_index, expires_at)
+        WHERE to_timestamp(t.expires_at) > clock_timestamp()
+        ON CONFLICT DO NOTHING
+        RETURNING output_index";
+    const GRANT: &str = "
+        -- approval_grant
+        INSERT INTO approval_grant (tenant, agent, session_id, tool, decided_by)
+        SELECT $1, $2, $3, tool, $5
+        FROM unnest($4::text[]) AS t (tool)
+        ON CONFLICT DO NOTHING";
+    let Decision {
+        request,
+        id,
+        session,
+        calls,
+    } = decision;
+    let (places, untils) = awaited(
+        calls
+            .iter()
+            .map(|call| (call.request_id.as_str(), call.until)),
+    );
+    let transaction = connection.transaction().await?;
+    if query_in_tx(&transaction, WAKE, &[id]).await?.is_empty() {
+        return Ok(None);
+    }
+    let choice = stored_choice(request.choice());
+    let reason = request.reason.as_ref().map(String::as_bytes);
+    let rows = query_in_tx(
+        &transaction,
+        INSERT,
+        &[
+            id,
+            &request.tenant,
+            &choice,
+            &reason,
+            &request.decided_by,
+            &places,
+            &untils,
+        ],
+    )
+    .await?;
+    if rows.is_empty() {
+        // Whoever waits goes on waiting.
+        return Ok(Some(Vec::new()));
+    }
+    let decided: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+    let scope = match request.choice() {
+        ApprovalChoice::Session => Some(session.as_str()),
+        ApprovalChoice::Always => Some(""),
+        ApprovalChoice::Once | ApprovalChoice::Deny | ApprovalChoice::Unspecified => None,
+    };
+    if let Some(scope) = scope {
+        let is_decided = |place: &i32| decided.contains(place);
+        let tools: Vec<String> = calls
+            .iter()
+            .zip(&places)
+            .filter(|(_, place)| is_decided(place))
+            .map(|(call, _)| format!("{}/{}", call.server_label, call.name))
+            .collect();
+        let grant: [&(dyn tokio_postgres::types::ToSql + Sync); 5] = [
+            &request.tenant,
+            &request.agent,
+            &scope,
+            &tools,
+            &request.decided_by,
+        ];
+        query_in_tx(&transaction, GRANT, &grant).await?;
+    }
+    transaction.commit().await?;
+    let request_id = |index: &i32| {
+        Place {
+            response: *id,
+            index: *index,
+        }
+        .request_id()
+    };
+    Ok(Some(decided.iter().map(request_id).collect()))
+}
+
+/// Answers `AwaitApprovals`: the decisions that there are, or the run waits, as nobody's.
+pub async fn approvals_await(
+    database: &Database,
+    request: &AwaitApprovalsRequest,
+) -> Result<AwaitApprovalsResponse, Status> {
+    let id = response_id(&request.response_id)?;
+    let owner = parse_uuid(&request.owner, "owner")?;
+    let outcome = within_deadline(async {
+        let mut connection = database.connection().await?;
+        approvals_await_once(&mut connection, id, owner, request).await
+    });
+    match outcome.await? {
+        Some(decisions) => Ok(AwaitApprovalsResponse { decisions }),
+        None => Err(crate::service::run_lost()),
+    }
+}
+
+/// None: the run is not the caller's.
+async fn approvals_await_once(
+    connection: &mut Object,
+    id: Uuid,
+    owner: Uuid,
+    request: &AwaitApprovalsRequest,
+) -> Result<Option<Vec<ApprovalDecision>>, Error> {
+    const LOCK: &str = "
+        -- approvals_lock
+        SELECT tenant
+        FROM response
+        WHERE id = $1 AND epoch = $2 AND next_seq = $3 AND status <= 2
+        FOR UPDATE";
+    const EXPIRE: &str = "
+        -- approvals_expire
+        INSERT INTO approval (response_id, output_index, tenant, choice, decided_by, expires_at)
+        SELECT $1, t.output_index, $2, $3, $4, to_timestamp(t.expires_at)
+        FROM unnest($5::int[], $6::double precision[]) AS t (output_index, expires_at)
+        WHERE to_timestamp(t.expires_at) <= clock_timestamp()
+        ON CONFLICT DO NOTHING";
+    const READ: &str = "
+        -- approvals_read
+        SELECT output_index, choice, reason, decided_by
+        FROM approval
+        WHERE response_id = $1 AND output_index = ANY ($2)
+        ORDER BY decided_at, output_index";
+    // Nobody had it while it waited, so that costs it no attempt.
+    const WAIT: &str = "
+        -- response_wait
+        UPDATE response
+        SET attempt = CASE WHEN owner IS NULL THEN attempt ELSE attempt - 1 END,
+            owner = NULL,
+            waits_until = to_timestamp($2),
+            updated_at = now()
+        WHERE id = $1";
+    // An answer that was lost may have left it nobody's.
+    const KEEP: &str = "
+        -- response_keep
+        UPDATE response
+        SET attempt = CASE WHEN owner IS NULL THEN attempt + 1 ELSE attempt END,
+            owner = $2,
+            waits_until = NULL
+        WHERE id = $1";
+    let (places, untils) = awaited(
+        request
+            .awaited
+            .iter()
+            .map(|awaited| (awaited.request_id.as_str(), awaited.expires_at)),
+    );
+    let next_seq = i64::try_from(request.next_sequence_number).unwrap_or(i64::MAX);
+    let transaction = connection.transaction().await?;
+    let locked = query_in_tx(&transaction, LOCK, &[&id, &request.epoch, &next_seq]).await?;
+    let Some(row) = locked.first() else {
+        return Ok(None);
+    };
+    let tenant: String = row.get(0);
+    let on_expiry = stored_choice(request.on_expiry());
+    query_in_tx(
+        &transaction,
+        EXPIRE,
+        &[&id, &tenant, &on_expiry, &EXPIRY, &places, &untils],
+    )
+    .await?;
+    let rows = query_in_tx(&transaction, READ, &[&id, &places]).await?;
+    if rows.is_empty() {
+        let first = untils.iter().copied().fold(f64::INFINITY, f64::min);
+        query_in_tx(&transaction, WAIT, &[&id, &first]).await?;
+    } else {
+        query_in_tx(&transaction, KEEP, &[&id, &owner]).await?;
+    }
+    transaction.commit().await?;
+    let decision = |row: &tokio_postgres::Row| {
+        let reason: Option<&[u8]> = row.get(2);
+        let place = Place {
+            response: id,
+            index: row.get(0),
+        };
+        ApprovalDecision {
+            request_id: place.request_id(),
+            choice: i32::from(row.get::<_, i16>(1)),
+            reason: reason.map(|reason| String::from_utf8_lossy(reason).into_owned()),
+            decided_by: row.get(3),
+        }
+    };
+    Ok(Some(rows.iter().map(decision).collect()))
+}
+
+/// Places and ends of questions of one response; what is no place of an item is left out.
+fn awaited<'a>(questions: impl Iterator<Item = (&'a str, i64)>) -> (Vec<i32>, Vec<f64>) {
+    #[expect(clippy::cast_precision_loss, reason = "seconds of some thousand years")]
+    let place = |(request_id, until): (&str, i64)| {
+        Some((Place::parse(request_id).ok()?.index, until as f64))
+    };
+    questions.filter_map(place).unzip()
+}
+
+fn stored_choice(choice: ApprovalChoice) -> i16 {
+    match choice {
+        ApprovalChoice::Once => 1,
+        ApprovalChoice::Session => 2,
+        ApprovalChoice::Always => 3,
+        ApprovalChoice::Deny | ApprovalChoice::Unspecified => 4,
+    }
+}
+
+/// Answers `ListApprovalGrants`.
+pub async fn approval_grants_list(
+    database: &Database,
+    request: &ListApprovalGrantsRequest,
+) -> Result<ListApprovalGrantsResponse, Status> {
+    const SQL: &str = "
+        -- approval_grants_list
+        SELECT tool
+        FROM approval_grant
+        WHERE tenant = $1 AND agent = $2 AND session_id = ANY ($3)";
+    let scopes = ["", request.session_id.as_str()];
+    let rows = read(
+        database,
+        SQL,
+        &[&request.tenant, &request.agent, &&scopes[..]],
+    )
+    .await?;
+    let tools = rows.iter().map(|row| row.get(0)).collect();
+    Ok(ListApprovalGrantsResponse { tools })
+}
+
+/// Writes down the answers of these runs, and answers whose were written.
+///
+/// A question that another transaction is answering is waited for. All take theirs in one order.
+pub async fn approval_answers_insert_in_tx(
+    transaction: &Transaction<'_>,
+    runs: &[&Admit],
+) -> Result<Answered, Error> {
+    const SQL: &str = "
+        -- approval_answers_insert
+        INSERT INTO approval (response_id, output_index, tenant, choice, reason, decided_by, answered_in, expires_at)
+        SELECT t.response_id, t.output_index, t.tenant, t.choice, t.reason, 'request', t.run_id,
+               to_timestamp(t.expires_at)
+        FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::smallint[], $6::bytea[],
+                    $7::double precision[])
+            AS t (run_id, response_id, output_index, tenant, choice, reason, expires_at)
+        WHERE to_timestamp(t.expires_at) > clock_timestamp()
+        ORDER BY t.response_id, t.output_index, t.run_id
+        ON CONFLICT DO NOTHING
+        RETURNING answered_in";
+    let mut answered = Answered {
+        now: HashSet::new(),
+        before: HashSet::new(),
+    };
+    let answers = || {
+        runs.iter()
+            .flat_map(|run| run.answers.iter().map(move |answer| (*run, answer)))
+    };
+    if answers().next().is_none() {
+        return Ok(answered);
+    }
+    let ids: Vec<Uuid> = answers().map(|(run, _)| run.id()).collect();
+    let responses: Vec<Uuid> = answers().map(|(_, a)| a.place.response).collect();
+    let places: Vec<i32> = answers().map(|(_, a)| a.place.index).collect();
+    let tenants: Vec<&str> = answers().map(|(run, _)| run.tenant.as_str()).collect();
+    let choices: Vec<i16> = answers().map(|(_, a)| a.choice).collect();
+    let reasons: Vec<Option<&[u8]>> = answers().map(|(_, a)| a.reason.as_deref()).collect();
+    #[expect(clippy::cast_precision_loss, reason = "seconds of some thousand years")]
+    let untils: Vec<f64> = answers().map(|(_, a)| a.expires_at as f64).collect();
+    let rows = query_in_tx(
+        transaction,
+        SQL,
+        &[
+            &ids, &responses, &places, &tenants, &choices, &reasons, &untils,
+        ],
+    )
+    .await?;
+    let written: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    for run in runs.iter().filter(|run| !run.answers.is_empty()) {
+        let count = written.iter().filter(|id| **id == run.id()).count();
+        if count > 0 {
+            answered.now.insert(run.id());
+        }
+        if count < run.answers.len() {
+            answered.before.insert(run.id());
+        }
+    }
+    Ok(answered)
+}
+
+/// Takes the answers of these runs away.
+pub async fn approval_answers_delete_in_tx(
+    transaction: &Transaction<'_>,
+    runs: &[Uuid],
+) -> Result<(), Error> {
+    const SQL: &str = "
+        -- approval_answers_delete
+        DELETE FROM approval
+        WHERE answered_in = ANY ($1)";
+    if !runs.is_empty() {
+        query_in_tx(transaction, SQL, &[&runs]).await?;
+    }
+    Ok(())
+}
+
+/// Which of these runs, none of which was admitted, answer what can no longer be answered.
+pub async fn approvals_answered(
+    connection: &Object,
+    runs: &[&Admit],
+) -> Result<HashSet<Uuid>, Error> {
+    const SQL: &str = "
+        -- approvals_answered
+        SELECT t.run_id
+        FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::double precision[])
+            AS t (run_id, response_id, output_index, expires_at)
+        LEFT JOIN approval a USING (response_id, output_index)
+        WHERE a.choice IS NOT NULL OR to_timestamp(t.expires_at) <= clock_timestamp()";
+    let answers = || {
+        runs.iter()
+            .flat_map(|run| run.answers.iter().map(move |answer| (run.id(), answer)))
+    };
+    if answers().next().is_none() {
+        return Ok(HashSet::new());
+    }
+    let ids: Vec<Uuid> = answers().map(|(id, _)| id).collect();
+    let responses: Vec<Uuid> = answers().map(|(_, a)| a.place.response).collect();
+    let places: Vec<i32> = answers().map(|(_, a)| a.place.index).collect();
+    #[expect(clippy::cast_precision_loss, reason = "seconds of some thousand years")]
+    let untils: Vec<f64> = answers().map(|(_, a)| a.expires_at as f64).collect();
+    let rows = query(connection, SQL, &[&ids, &responses, &places, &untils]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Forgets decisions that nobody can come late to any more; answers how many went.
+pub async fn approvals_forget(database: &Database) -> Result<usize, Error> {
+    const SQL: &str = "
+        -- approvals_forget
+        DELETE FROM approval
+        WHERE (response_id, output_index) IN (
+            SELECT a.response_id, a.output_index
+            FROM approval a
+            WHERE a.expires_at < clock_timestamp() - interval '1 day'
+              AND NOT EXISTS (SELECT 1 FROM response r WHERE r.id = a.response_id AND r.status <= 2)
+            ORDER BY a.expires_at
+            LIMIT 1000
+        )
+        RETURNING response_id";
+    within_deadline(async {
+        let connection = database.connection().await?;
+        Ok(query(&connection, SQL, &[]).await?.len())
+    })
+    .await
+}
