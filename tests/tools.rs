@@ -6,6 +6,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use talaria_testkit::check;
 use talaria_testkit::deadline::within;
+use talaria_testkit::sse;
 use talaria_testkit::stack::{ApiKind, Options, Stack};
 use talaria_testkit::upstream::{ChatStream, ResponsesStream, Script};
 
@@ -32,8 +33,10 @@ async fn with_tools(kind: ApiKind, server: &str, agent: &str) -> anyhow::Result<
         agent: format!("mcp_servers = [\"demo\", \"scripted\"]\n{agent}"),
         upstream: format!(
             "[mcp_servers.scripted]\ncommand = \"python3\"\nargs = [\"{SERVER}\"]\n\
-             env = {{ MCP_LOG = \"{}\" }}\n{server}",
-            log.display()
+             env = {{ MCP_LOG = \"{}\", MCP_GATE = \"{}\", MCP_HANG_AT_START = \"{}\" }}\n{server}",
+            log.display(),
+            directory.path().join("gate").display(),
+            directory.path().join("hang").display(),
         ),
         ..Options::default()
     };
@@ -512,5 +515,129 @@ async fn a_crash_repeats_a_call_that_may_be_repeated() -> anyhow::Result<()> {
         assert_eq!(called, 2, "{effect}");
         assert!(!told.contains("outcome unknown"), "{told}");
     }
+    Ok(())
+}
+
+/// What the model is told of each call once the run went on in another process.
+async fn told_after_restart(
+    stack: &mut Stack,
+    kind: ApiKind,
+    id: &str,
+) -> anyhow::Result<Vec<(String, String)>> {
+    let asked = stack.upstream.requests().len();
+    stack.upstream.choose(move |_| Some(answer(kind)));
+    stack.restart_serve().await?;
+    let frames = stack.replay(id, None).await?.collect().await?;
+    let seen = check::stream(&frames).map_err(anyhow::Error::msg)?;
+    anyhow::ensure!(seen.status == "completed", "{}", seen.response);
+    Ok(told(kind, &stack.upstream.request(asked).await?.body))
+}
+
+#[tokio::test]
+async fn a_call_whose_process_died_between_its_intent_and_the_call_is_not_made_later()
+-> anyhow::Result<()> {
+    let kind = ApiKind::Responses;
+    for shape in ["function_call", "mcp_call"] {
+        let agent = format!("tool_items = \"{shape}\"\nmax_parallel_tools = 1");
+        let WithTools {
+            mut stack,
+            log,
+            _directory,
+        } = with_tools(kind, "", &agent).await?;
+        let made = ResponsesStream::new()
+            .gate("server started")
+            .function_call("call_a", "crash", &["{}"])
+            .function_call("call_b", "once_effect", &["{}"]);
+        stack.upstream.push(made.completed());
+        let mut reader = stack.stream(&json!({"input": "go on"})).await?;
+        stack.upstream.request(0).await?;
+        // The first call kills the tool's server, which then does not come back for the second.
+        let hang = _directory.path().join("hang");
+        std::fs::write(&hang, "")?;
+        stack.upstream.open("server started");
+        let is_second_intent = |frame: &sse::Frame| {
+            let data = frame.json();
+            match shape {
+                "function_call" => {
+                    frame.event.as_deref() == Some("response.output_item.added")
+                        && data["item"]["type"] == "function_call_output"
+                        && data["item"]["call_id"] == "call_b"
+                }
+                _ => {
+                    frame.event.as_deref() == Some("response.mcp_call.in_progress")
+                        && data["output_index"] == 1
+                }
+            }
+        };
+        let frames = reader.until(is_second_intent).await?;
+        let id = frames[0].json()["response"]["id"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        stack.processes[0].kill9().await?;
+        std::fs::remove_file(&hang)?;
+
+        let told = told_after_restart(&mut stack, kind, &id).await?;
+
+        let said: Vec<&str> = told.iter().map(|(_, said)| said.as_str()).collect();
+        assert_eq!(said.len(), 2, "{told:?}");
+        assert_eq!(said[1], UNKNOWN, "{shape}");
+        assert_eq!(times_called(&log, "once_effect"), 0, "{shape}");
+        assert_eq!(times_called(&log, "crash"), 1, "{shape}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_call_whose_reply_was_never_written_down_is_not_made_twice() -> anyhow::Result<()> {
+    const WAITS: &str = "
+        SELECT count(*)
+        FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let kind = ApiKind::Responses;
+    let WithTools {
+        mut stack,
+        log,
+        _directory,
+    } = with_tools(kind, "", "").await?;
+    stack
+        .upstream
+        .push(calls(kind, &[("call_a", "gate", "{}")]));
+    let mut reader = stack.stream(&json!({"input": "go on"})).await?;
+    let frames = reader.until_event("response.output_item.done").await?;
+    let id = frames[0].json()["response"]["id"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    until_called(&log, "gate", 1).await?;
+
+    // Whoever writes the result down waits for this row, until it gives up.
+    let database = stack.database().context("no database")?;
+    let (mut holder, watcher) = (database.connect().await?, database.connect().await?);
+    let lock = holder.transaction().await?;
+    lock.execute("SELECT 1 FROM response FOR UPDATE", &[])
+        .await?;
+    let waiting = async || {
+        let row = watcher.query_one(WAITS, &[]).await?;
+        anyhow::Ok(row.get::<_, i64>(0))
+    };
+    std::fs::write(_directory.path().join("gate"), "")?;
+    within("the result on its way to the log", async {
+        while waiting().await? == 0 {}
+        anyhow::Ok(())
+    })
+    .await??;
+    stack.processes[0].kill9().await?;
+    within("the end of the write", async {
+        while waiting().await? > 0 {}
+        anyhow::Ok(())
+    })
+    .await??;
+    lock.rollback().await?;
+
+    let told = told_after_restart(&mut stack, kind, &id).await?;
+
+    assert_eq!(told, [("call_a".to_owned(), UNKNOWN.to_owned())]);
+    assert_eq!(times_called(&log, "gate"), 1);
     Ok(())
 }

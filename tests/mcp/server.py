@@ -9,6 +9,7 @@ Environment:
   MCP_EFFECTS=path        once_effect appends a line here
   MCP_DIE_AT_START=path   leaves at once while this file exists
   MCP_HANG_AT_START=path  says nothing while this file exists
+  MCP_GATE=path           gate answers when this file exists
   MCP_REFUSE_LIST=path    answers tools/list with an error while this file exists
   MCP_PREFIX=name         put in front of what echo says
 """
@@ -55,6 +56,7 @@ def tools():
         tool("fail", "Fails."),
         tool("refuse", "Answers with an error of the protocol."),
         tool("hang", "Never answers."),
+        tool("gate", "Answers as soon as the file MCP_GATE is there."),
         tool("crash", "Kills the server."),
         tool("last", "Answers, and then kills the server."),
         tool("spawn", "Starts a process that outlives the server and holds its pipes."),
@@ -105,6 +107,10 @@ def call(id, params, send):
         with cancelled:
             cancelled.wait_for(lambda: id in cancelled_ids)
         return None
+    if name == "gate":
+        while not os.path.exists(os.environ["MCP_GATE"]):
+            time.sleep(0.01)
+        return text_result("through")
     if name == "crash":
         os._exit(3)
     if name == "spawn":
