@@ -192,7 +192,7 @@ async fn a_run_waits_as_a_row_over_a_restart_and_goes_on_when_somebody_agrees() 
             asking.stack.processes[0].kill9().await?;
             asking.stack.restart_serve().await?;
             asking.waits_as_a_row(&id).await?;
-            let body = json!({"choice": "approve", "decided_by": "Ada", "reason": "Fine."});
+            let body = json!({"choice": "approve", "decided_by": "Ada L.", "reason": "Fine."});
             let decided = asking.approve(&id, body).await?;
             assert_eq!(decided.status, 200, "{decided:?}");
             let request_id = decided.body["request_id"].clone();
@@ -224,7 +224,7 @@ async fn a_run_waits_as_a_row_over_a_restart_and_goes_on_when_somebody_agrees() 
                 outline(&frames),
                 [
                     "approval.request once_effect",
-                    "approval.responded once Ada",
+                    "approval.responded once Ada L.",
                     "tool.started",
                     "tool.completed",
                     "message.delta",

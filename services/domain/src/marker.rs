@@ -52,7 +52,7 @@ impl Marker {
                 Some(("usage", usage)) => marker.usage = parse_usage(usage),
                 Some(("until", until)) => marker.until = until.parse().ok(),
                 Some(("choice", choice)) => marker.choice = Choice::parse(choice),
-                Some(("by", by)) => by.clone_into(&mut marker.decided_by),
+                Some(("by", by)) => marker.decided_by = by.replace("%20", " ").replace("%25", "%"),
                 Some(_) | None => {}
             }
         }
@@ -81,8 +81,9 @@ impl Marker {
         if let Some(choice) = self.choice {
             words.push(format!("choice:{}", choice.as_str()));
         }
-        if is_word(&self.decided_by) {
-            words.push(format!("by:{}", self.decided_by));
+        if !self.decided_by.is_empty() {
+            let by = self.decided_by.replace('%', "%25").replace(' ', "%20");
+            words.push(format!("by:{by}"));
         }
         words.join(" ")
     }
@@ -158,7 +159,7 @@ mod tests {
                 usage: Some(usage),
                 until: Some(1_700_000_000),
                 choice: Some(Choice::Session),
-                decided_by: "ada".into(),
+                decided_by: "Ada L. 100%20".into(),
             };
             for marker in [Marker::of(effect), whole] {
                 assert_eq!(Marker::parse(&marker.encode()), Some(marker));

@@ -17,7 +17,7 @@ use super::shape::{item_type, text};
 use super::{Effect, Run, ToolShape, index_u32};
 use crate::ids::{ItemPlace, Side};
 use crate::item::{Item, json_bytes};
-use crate::marker::{Marker, is_word, upstream_id};
+use crate::marker::{Marker, upstream_id};
 use crate::model::{ItemKey, Object};
 use crate::snapshot::Snapshot;
 
@@ -58,7 +58,7 @@ pub struct Decision {
     pub choice: Choice,
     /// What the model is told with it.
     pub reason: Option<String>,
-    /// A word for whoever decided.
+    /// Who decided, as they call themselves.
     pub decided_by: String,
 }
 
@@ -444,7 +444,7 @@ impl Run {
     fn record_decision(&mut self, decision: &Decision) {
         let marker = Marker {
             choice: Some(decision.choice),
-            decided_by: word(&decision.decided_by),
+            decided_by: decision.decided_by.clone(),
             ..Marker::of(Effect::Pure)
         };
         let response = json!({
@@ -575,13 +575,4 @@ fn output_item(index: usize, item: &Value, upstream_id: &str) -> OutputItem {
         item: json_bytes(item),
         upstream_id: upstream_id.to_owned(),
     }
-}
-
-/// A name as one word of a note.
-fn word(name: &str) -> String {
-    let word: String = name
-        .chars()
-        .map(|c| if c.is_whitespace() { '_' } else { c })
-        .collect();
-    if is_word(&word) { word } else { String::new() }
 }
