@@ -5,9 +5,9 @@ use talaria_domain::ids::ResponseId;
 use talaria_domain::run::End;
 use talaria_domain::snapshot::Snapshot;
 use talaria_proto::v1::{
-    ClaimRunsRequest, ClaimedRun, DeleteResponseRequest, GetResponseRequest,
-    ListConversationItemsRequest, ListInputItemsRequest, ListResponsesRequest, LoadContextRequest,
-    Response, Status,
+    ClaimRunsRequest, ClaimedRun, DeleteResponseRequest, FindIdempotencyKeyRequest,
+    GetResponseRequest, ListConversationItemsRequest, ListInputItemsRequest, ListResponsesRequest,
+    LoadContextRequest, Response, Status,
 };
 use talaria_runtime::ids;
 use talaria_testkit::postgres::TestDatabase;
@@ -16,7 +16,13 @@ use uuid::Uuid;
 use crate::fixture::{Fixture, Setup, Writer, log};
 
 /// Every migration that was released, and rows as that version wrote them: the same scenes for each.
-const RELEASED: [(i32, &str); 1] = [(1, include_str!("../fixtures/V0001.sql"))];
+const RELEASED: [(i32, &str); 2] = [
+    (1, include_str!("../fixtures/V0001.sql")),
+    (WITH_SESSIONS, include_str!("../fixtures/V0002.sql")),
+];
+
+/// The first version that kept sessions and idempotency keys.
+const WITH_SESSIONS: i32 = 2;
 
 const OF_RELEASE: &str = "default";
 
@@ -52,6 +58,16 @@ async fn get(fixture: &Fixture, id: Uuid) -> anyhow::Result<Response> {
     let mut client = fixture.client.clone();
     let found = client.get_response(request).await?.into_inner();
     found.response.context("no response")
+}
+
+/// The sessions that the responses belong to.
+fn sessions(version: i32, ids: &[Uuid]) -> Vec<String> {
+    let mut sessions: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+    if version >= WITH_SESSIONS {
+        sessions[..2].fill("ada".into());
+        sessions[3] = sessions[2].clone();
+    }
+    sessions
 }
 
 fn texts(response: &Response) -> Vec<String> {
@@ -112,7 +128,8 @@ async fn what_an_earlier_version_wrote_is_continued() -> anyhow::Result<()> {
         };
         let context = client.load_context(chained).await?.into_inner();
         assert_eq!(context.turns.len(), 2);
-        assert_eq!(context.session_id, Some(ids[1].to_string()));
+        let mut sessions = sessions(version, &ids);
+        assert_eq!(context.session_id.as_ref(), Some(&sessions[1]));
 
         let pets = || LoadContextRequest {
             tenant: OF_RELEASE.into(),
@@ -144,13 +161,45 @@ async fn what_an_earlier_version_wrote_is_continued() -> anyhow::Result<()> {
             ..Default::default()
         };
         let listed = client.list_responses(listed).await?.into_inner();
-        let sessions: Vec<String> = listed
+        let listed: Vec<String> = listed
             .responses
             .into_iter()
             .map(|found| found.session_id)
             .collect();
-        let own: Vec<String> = ids.iter().rev().map(Uuid::to_string).collect();
-        assert_eq!(sessions, own);
+        sessions.reverse();
+        assert_eq!(listed, sessions);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_session_and_a_key_of_an_earlier_version_stand_for_what_they_did() -> anyhow::Result<()> {
+    let with_them = RELEASED
+        .into_iter()
+        .filter(|(version, _)| *version >= WITH_SESSIONS);
+    for (version, rows) in with_them {
+        let fixture = migrated(version, rows).await?;
+        let ids = responses(&fixture).await?;
+        let mut client = fixture.client.clone();
+
+        let of_session = LoadContextRequest {
+            tenant: OF_RELEASE.into(),
+            session_id: Some("ada".into()),
+            ..Default::default()
+        };
+        let context = client.load_context(of_session).await?.into_inner();
+        assert_eq!(
+            context.parent_response_id,
+            Some(ResponseId(ids[1]).to_string())
+        );
+        assert_eq!(context.turns.len(), 2);
+
+        let of_key = FindIdempotencyKeyRequest {
+            tenant: OF_RELEASE.into(),
+            key: "order-66".into(),
+        };
+        let found = client.find_idempotency_key(of_key).await?.into_inner();
+        assert_eq!(found.response_id, ResponseId(ids[6]).to_string());
     }
     Ok(())
 }
@@ -212,6 +261,7 @@ async fn what_an_earlier_version_wrote_is_deleted_without_a_trace() -> anyhow::R
             "response_final",
             "turn",
             "event_chunk",
+            "idempotency_key",
         ] {
             assert_eq!(fixture.count(table).await?, 0, "{table}");
         }
