@@ -33,6 +33,8 @@ pub struct OpenItem {
     pub text_is_whole: bool,
     /// The server began to run the call: `response.mcp_call.in_progress`.
     pub has_begun: bool,
+    /// The server answered the call without running it: `response.mcp_call.failed`, and it had not begun.
+    pub is_refused: bool,
     /// What the log notes on it, if the server runs the call.
     pub(crate) marker: Option<Box<Marker>>,
 }
@@ -86,7 +88,17 @@ impl OpenItem {
             text: String::new(),
             text_is_whole: false,
             has_begun: false,
+            is_refused: false,
             marker,
+        }
+    }
+
+    /// Takes in how far a call is, by the type of the event that says so.
+    pub fn progressed(&mut self, event_type: &str) {
+        match event_type {
+            "response.mcp_call.in_progress" => self.has_begun = true,
+            "response.mcp_call.failed" => self.is_refused |= !self.has_begun,
+            _ => {}
         }
     }
 

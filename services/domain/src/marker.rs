@@ -19,9 +19,12 @@ pub(crate) struct Marker {
     /// On a person's answer: what it was, and whose.
     pub choice: Option<Choice>,
     pub decided_by: String,
+    /// The call was answered without being run.
+    pub refused: bool,
 }
 
 const PREFIX: &str = "effect:";
+const REFUSED: &str = "refused";
 
 impl Marker {
     pub(crate) fn of(effect: Effect) -> Self {
@@ -33,6 +36,7 @@ impl Marker {
             until: None,
             choice: None,
             decided_by: String::new(),
+            refused: false,
         }
     }
 
@@ -46,6 +50,7 @@ impl Marker {
             _ => Effect::Once,
         });
         for word in words {
+            marker.refused |= word == REFUSED;
             match word.split_once(':') {
                 Some(("call", call_id)) => call_id.clone_into(&mut marker.call_id),
                 Some(("id", id)) => id.clone_into(&mut marker.upstream_id),
@@ -84,6 +89,9 @@ impl Marker {
         if !self.decided_by.is_empty() {
             let by = self.decided_by.replace('%', "%25").replace(' ', "%20");
             words.push(format!("by:{by}"));
+        }
+        if self.refused {
+            words.push(REFUSED.to_owned());
         }
         words.join(" ")
     }
@@ -160,6 +168,7 @@ mod tests {
                 until: Some(1_700_000_000),
                 choice: Some(Choice::Session),
                 decided_by: "Ada L. 100%20".into(),
+                refused: true,
             };
             for marker in [Marker::of(effect), whole] {
                 assert_eq!(Marker::parse(&marker.encode()), Some(marker));

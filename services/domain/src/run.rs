@@ -5,11 +5,14 @@
 
 mod approval;
 mod calls;
+mod choice;
 mod close;
 mod emit;
 mod items;
 mod ledger;
+mod limits;
 mod record;
+mod refuse;
 mod shape;
 mod tools;
 
@@ -28,6 +31,7 @@ use crate::model::{ModelEvent, Outcome, server_error};
 use crate::snapshot::{self, Snapshot};
 
 use approval::HeldCall;
+use choice::Rules;
 use items::OpenKey;
 
 pub use approval::{
@@ -56,6 +60,7 @@ pub struct Run {
     limits: Limits,
     /// Names of the tools that are the client's to run.
     client_tools: HashSet<String>,
+    rules: Rules,
     new: Vec<Event>,
 }
 
@@ -129,6 +134,7 @@ impl Run {
             server_tools: Arc::default(),
             limits: Limits::default(),
             client_tools: HashSet::new(),
+            rules: Rules::default(),
             new: Vec::new(),
         }
     }
@@ -140,6 +146,7 @@ impl Run {
     pub fn use_tools(&mut self, tools: Arc<ServerTools>, limits: Limits) {
         if tools.has_servers {
             self.client_tools = client_tools(self.snapshot.base());
+            self.rules = Rules::of(self.snapshot.base());
         }
         self.server_tools = tools;
         self.limits = limits;

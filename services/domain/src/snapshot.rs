@@ -7,8 +7,9 @@ use talaria_proto::v1::{Event, OutputItem, PartDelta, Response, Status};
 
 use crate::ids::{ItemPlace, ResponseId};
 use crate::item::{Item, OpenItem, Part};
+use crate::marker::Marker;
 use crate::model::{Field, Object};
-use crate::run::ApprovedCall;
+use crate::run::{ApprovedCall, pending_calls};
 
 /// A response as its events have made it so far.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,11 @@ pub struct Snapshot {
     step_starts: Vec<usize>,
     /// A tool's result came after the model's last item.
     is_answered: bool,
+    /// When an attempt first began, in milliseconds since the second of creation, and later by as much as the run
+    /// waited for people.
+    begun_at_ms: Option<u64>,
+    /// When the latest event was made.
+    latest_at_ms: u64,
     next_sequence_number: u64,
 }
 
@@ -74,6 +80,24 @@ impl Snapshot {
         self.is_answered
     }
 
+    /// How long the run has been executed when an attempt begins, in milliseconds: since the beginning of its first, but
+    /// for the time in which it waited for people. `now_ms` counts from the second in which the response was created.
+    pub fn spent_ms(&self, now_ms: u64) -> u64 {
+        let Some(begun) = self.begun_at_ms else {
+            return 0;
+        };
+        let spent = now_ms.saturating_sub(begun);
+        spent.saturating_sub(self.waited_ms(now_ms))
+    }
+
+    /// How long it has waited for people, if it does.
+    fn waited_ms(&self, now_ms: u64) -> u64 {
+        if self.begun_at_ms.is_none() || pending_calls(self).is_empty() {
+            return 0;
+        }
+        now_ms.saturating_sub(self.latest_at_ms)
+    }
+
     /// The response without its output, as of the last lifecycle event.
     pub fn base(&self) -> &Response {
         &self.response
@@ -114,6 +138,12 @@ impl Snapshot {
             .as_ref()
             .ok_or_else(|| unfit("it has no kind this version knows"))?;
         self.apply_kind(kind).map_err(unfit)?;
+        if matches!(kind, Kind::InProgress(_)) {
+            let waited = self.waited_ms(event.at_ms);
+            let begun = self.begun_at_ms.get_or_insert(event.at_ms);
+            *begun = begun.saturating_add(waited);
+        }
+        self.latest_at_ms = self.latest_at_ms.max(event.at_ms);
         self.next_sequence_number += 1;
         Ok(())
     }
@@ -178,7 +208,7 @@ impl Snapshot {
             Kind::McpCallArgumentsDone(done) => self.open(done.output_index)?.text_is_whole = true,
             Kind::ItemProgress(progress) => {
                 if let Ok(item) = self.open(progress.output_index) {
-                    item.has_begun |= progress.r#type == "response.mcp_call.in_progress";
+                    item.progressed(&progress.r#type);
                 }
             }
             // These repeat what deltas brought.
@@ -218,7 +248,7 @@ impl Snapshot {
             .ok_or("no such item")?;
         if let Item::Open(open) = item {
             let is_answer = match open.item_type.as_str() {
-                "mcp_call" => open.has_begun,
+                "mcp_call" => open.has_begun || is_refusal(done),
                 "mcp_approval_request" => false,
                 _ => true,
             };
@@ -275,6 +305,11 @@ impl Snapshot {
         }
         Ok(())
     }
+}
+
+/// Whether this ends a call that was answered without being run.
+fn is_refusal(done: &OutputItem) -> bool {
+    Marker::parse(&done.upstream_id).is_some_and(|marker| marker.refused)
 }
 
 fn parse(json: &Bytes) -> Result<Value, &'static str> {

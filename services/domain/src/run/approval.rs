@@ -328,7 +328,11 @@ impl Run {
 
     /// Whether this item of the model is a call that a person has to agree to, so that it is not shown yet.
     pub(super) fn holds(&self, item: &Object) -> bool {
-        item_type(item) == Some("function_call") && self.asks_for(text(item, "name"))
+        let name = text(item, "name");
+        item_type(item) == Some("function_call")
+            && self.asks_for(name)
+            // Nobody is asked about what would not be made in any case.
+            && self.rules.allow(name, &self.server_tools, self.has_run_tools())
     }
 
     /// Why a call may not be made although the server has its tool.

@@ -1,16 +1,15 @@
 //! The loop of model and tools: what comes next, and where it stops.
 
 use super::ledger::{MadeCall, Progress};
-use super::{Approvals, Effect, End, Outcome, Run, Step, ToolCall, ToolResult, index_u32};
+use super::{Approvals, End, Outcome, Run, Step, ToolCall, index_u32};
 
 /// The same call in this many steps in a row may be patience; in one more, the model is going round in circles.
 const SAME_CALLS: usize = 3;
-/// After this many steps in a row with nothing but calls that cannot be read, the model will not learn.
-const UNREADABLE_STEPS: usize = 3;
-const UNREADABLE: &str = "The arguments are not a JSON object. The tool was not called.";
+/// After this many steps in a row with nothing but calls that were refused, the model will not learn.
+const REFUSED_STEPS: usize = 3;
 
 impl Run {
-    /// What to do next, from the log and how the last model call ended. Answers calls whose arguments cannot be read.
+    /// What to do next, from the log and how the last model call ended. Answers the calls that must not run.
     pub fn next_step(&mut self) -> Step {
         let is_over = match &self.outcome {
             Some(Outcome::Incomplete { reason }) => {
@@ -24,16 +23,7 @@ impl Run {
         };
         let asked = self.settle_approvals();
         let mut calls = self.calls();
-        for call in &mut calls {
-            if let Some(reason) = self.why_not_to_call(call) {
-                if call.progress == Progress::Made {
-                    self.record_start(call.index, &call.call_id, Effect::Pure);
-                }
-                let result = ToolResult::error(reason);
-                self.record_end(call.index, &call.call_id, result);
-                call.progress = Progress::Answered;
-            }
-        }
+        self.refuse_calls(&mut calls);
         if waiting(&calls).next().is_some() {
             return match self.runnable(&calls) {
                 Ok(runnable) => Step::RunTools(runnable),
@@ -66,28 +56,19 @@ impl Run {
         {
             return self.stop(reason);
         }
+        if let Some(reason) = self.used_up() {
+            return self.stop(reason);
+        }
         self.outcome = None;
         self.call_start = self.snapshot.items().len();
         Step::CallModel
     }
 
-    /// Why a call of ours without a result is answered with an error instead of being made.
-    fn why_not_to_call(&self, call: &MadeCall) -> Option<&'static str> {
-        let is_waiting = call.effect.is_some() && call.progress != Progress::Answered;
-        if is_waiting && call.arguments.is_none() {
-            return Some(UNREADABLE);
-        }
-        let is_new = is_waiting && call.progress == Progress::Made;
-        is_new
-            .then(|| self.refusal_for_want_of_a_person(&call.name))
-            .flatten()
-    }
-
     /// The calls that may run now; the reason to stop if none may.
     fn runnable(&self, calls: &[MadeCall]) -> Result<Vec<ToolCall>, &'static str> {
-        let begun = calls
-            .iter()
-            .filter(|call| call.effect.is_some() && call.progress != Progress::Made);
+        let begun = calls.iter().filter(|call| {
+            call.effect.is_some() && call.progress != Progress::Made && !call.refused
+        });
         let limit = self.limits.max_tool_calls;
         let mut room = limit.map_or(usize::MAX, |limit| {
             (limit as usize).saturating_sub(begun.count())
@@ -147,14 +128,14 @@ impl Run {
             return Some("max_steps");
         }
         let mut end = self.snapshot.items().len();
-        let mut last = steps.iter().rev().take(UNREADABLE_STEPS).copied();
-        let only_unreadable = last.all(|from| {
+        let mut last = steps.iter().rev().take(REFUSED_STEPS).copied();
+        let only_refused = last.all(|from| {
             let step = from..std::mem::replace(&mut end, from);
             let of_step = calls.iter().filter(|call| step.contains(&call.index));
             let mut ours = of_step.filter(|call| call.effect.is_some()).peekable();
-            ours.peek().is_some() && ours.all(|call| call.arguments.is_none())
+            ours.peek().is_some() && ours.all(|call| call.refused || call.arguments.is_none())
         });
-        (only_unreadable && steps.len() >= UNREADABLE_STEPS).then_some("invalid_tool_calls")
+        (only_refused && steps.len() >= REFUSED_STEPS).then_some("invalid_tool_calls")
     }
 
     fn stop(&mut self, reason: &str) -> Step {

@@ -22,6 +22,8 @@ pub(super) struct MadeCall {
     /// `None`: it is the client's to run.
     pub effect: Option<Effect>,
     pub progress: Progress,
+    /// It is answered without being run, or about to be.
+    pub refused: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +63,7 @@ impl Ledger {
         let Some(marker) = &item.marker else { return };
         if item.item_type == "mcp_call" {
             if item.text_is_whole {
-                let progress = if item.has_begun {
+                let progress = if item.has_begun || item.is_refused {
                     Progress::Begun
                 } else {
                     Progress::Made
@@ -73,6 +75,7 @@ impl Ledger {
                     arguments: read_arguments(&item.text),
                     effect: Some(marker.effect),
                     progress,
+                    refused: item.is_refused,
                 });
             }
         } else {
@@ -97,6 +100,7 @@ impl Ledger {
                 name: head.name.into_owned(),
                 effect: Some(marker.effect),
                 progress: Progress::Answered,
+                refused: marker.refused,
             }),
             ("function_call", _) if is_whole(&head) => {
                 let call_id = head.call_id.clone().into_owned();
@@ -108,6 +112,7 @@ impl Ledger {
                     effect: effect(&head.name),
                     name: head.name.into_owned(),
                     progress: Progress::Made,
+                    refused: false,
                 });
             }
             ("custom_tool_call", _) if is_whole(&head) => self.calls.push(MadeCall {
@@ -117,6 +122,7 @@ impl Ledger {
                 arguments: None,
                 effect: None,
                 progress: Progress::Made,
+                refused: false,
             }),
             ("function_call_output", Some(marker)) => {
                 self.answer(&head.call_id, &marker, Progress::Answered);
@@ -133,6 +139,7 @@ impl Ledger {
         if let Some(at) = self.by_id.get(call_id) {
             let call = &mut self.calls[*at];
             (call.progress, call.effect) = (progress, Some(marker.effect));
+            call.refused = marker.refused;
         }
     }
 }

@@ -35,7 +35,7 @@ impl Run {
         let calls = self.calls();
         let is_lost = |call: &&MadeCall| {
             let may_have_run = call.progress == Progress::Begun && call.arguments.is_some();
-            may_have_run && call.effect == Some(Effect::Once)
+            may_have_run && !call.refused && call.effect == Some(Effect::Once)
         };
         for call in calls.iter().filter(is_lost) {
             let result = ToolResult::error(OUTCOME_UNKNOWN);
@@ -56,6 +56,7 @@ impl Run {
         self.give_up_interrupted();
         for call in self.calls() {
             let result = match (call.effect, call.progress) {
+                (Some(_), Progress::Begun) if call.refused => ToolResult::error(NOT_CALLED),
                 (Some(_), Progress::Begun) => ToolResult::error(INTERRUPTED),
                 // As an `mcp_call` it can be left out.
                 (Some(_), Progress::Made) if self.mcp_call_at(call.index).is_none() => {
@@ -77,7 +78,10 @@ impl Run {
 
     /// Closes a call whose arguments ended, and which the server will not run.
     pub(super) fn leave_call_out(&mut self, index: usize) {
-        let Some(item) = self.mcp_call_at(index).filter(|item| !item.has_begun) else {
+        let Some(item) = self
+            .mcp_call_at(index)
+            .filter(|item| !item.has_begun && !item.is_refused)
+        else {
             return;
         };
         let object = item.to_object(item.added.clone(), "incomplete");
@@ -141,6 +145,11 @@ impl Run {
             self.emit_mcp_progress(index, "in_progress");
             return;
         }
+        self.open_output(call_id, &Marker::of(effect));
+    }
+
+    /// Opens the output of a function call, with its note.
+    pub(super) fn open_output(&mut self, call_id: &str, marker: &Marker) {
         let output_index = self.snapshot.items().len();
         let place = ItemPlace {
             response: self.response,
@@ -162,15 +171,12 @@ impl Run {
         self.emit(Kind::OutputItemAdded(OutputItem {
             output_index: index_u32(output_index),
             item: json_bytes(&added),
-            upstream_id: Marker::of(effect).encode(),
+            upstream_id: marker.encode(),
         }));
     }
 
     pub(super) fn record_end(&mut self, index: usize, call_id: &str, result: ToolResult) {
-        if let Some(item) = self.mcp_call_at(index) {
-            if !item.has_begun {
-                self.emit_mcp_progress(index, "in_progress");
-            }
+        if self.mcp_call_at(index).is_some() {
             return self.mcp_call_ended(index, result);
         }
         let Some((index, item)) = self.output_of(call_id) else {
@@ -188,7 +194,7 @@ impl Run {
         }));
     }
 
-    fn mcp_call_ended(&mut self, index: usize, result: ToolResult) {
+    pub(super) fn mcp_call_ended(&mut self, index: usize, result: ToolResult) {
         let status = if result.is_error {
             "failed"
         } else {
@@ -221,8 +227,14 @@ impl Run {
         let Some(marker) = item.marker.clone() else {
             return item.upstream_id.clone();
         };
-        let usage = self.usage;
-        Marker { usage, ..*marker }.encode()
+        // What never began was not run.
+        let is_refused_call = item.item_type == "mcp_call" && !item.has_begun;
+        Marker {
+            usage: self.usage,
+            refused: marker.refused || is_refused_call,
+            ..*marker
+        }
+        .encode()
     }
 
     fn emit_mcp_progress(&mut self, index: usize, progress: &str) {
@@ -239,7 +251,7 @@ impl Run {
     }
 
     /// The `mcp_call` at `index`, if it waits for the server.
-    fn mcp_call_at(&self, index: usize) -> Option<&OpenItem> {
+    pub(super) fn mcp_call_at(&self, index: usize) -> Option<&OpenItem> {
         match self.snapshot.items().get(index) {
             Some(Item::Open(item)) if item.item_type == "mcp_call" && item.waits_for_tool() => {
                 Some(item)

@@ -58,6 +58,10 @@ pub struct Limits {
     pub max_steps: u32,
     /// Calls of server-run tools.
     pub max_tool_calls: Option<u32>,
+    /// Tokens of all model calls, read and written: when so many are used, the model is not asked again.
+    pub max_total_tokens: Option<u64>,
+    /// Tokens that all model calls write.
+    pub max_output_tokens: Option<u64>,
 }
 
 impl Default for Limits {
@@ -65,6 +69,8 @@ impl Default for Limits {
         Self {
             max_steps: u32::MAX,
             max_tool_calls: None,
+            max_total_tokens: None,
+            max_output_tokens: None,
         }
     }
 }

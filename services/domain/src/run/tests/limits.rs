@@ -55,6 +55,7 @@ fn every_limit_ends_the_run_as_incomplete_with_its_reason() {
     let of = |max_steps, max_tool_calls| Limits {
         max_steps,
         max_tool_calls,
+        ..Limits::default()
     };
     let none = Limits::default();
     for shape in [ToolShape::FunctionCall, ToolShape::McpCall] {
@@ -93,7 +94,7 @@ fn a_call_that_differs_now_and_then_is_no_circle() {
     };
     let limits = Limits {
         max_steps: 12,
-        max_tool_calls: None,
+        ..Limits::default()
     };
 
     let (end, ..) = play_loop(ToolShape::McpCall, limits, calls);
@@ -106,6 +107,7 @@ fn an_answer_after_the_last_call_that_is_allowed_completes_the_run() {
     let limits = Limits {
         max_steps: 2,
         max_tool_calls: Some(1),
+        ..Limits::default()
     };
     let calls = |step| match step {
         0 => vec![call(0, "look", "{}")],
@@ -175,4 +177,146 @@ fn a_run_that_is_stopped_closes_what_is_open() {
             "{shown}"
         );
     }
+}
+
+/// A model call that makes `calls` and used so many tokens, read and written.
+fn with_usage(calls: Vec<ModelEvent>, input_tokens: u64, output_tokens: u64) -> Vec<ModelEvent> {
+    let usage = Usage {
+        input_tokens,
+        output_tokens,
+        total_tokens: input_tokens + output_tokens,
+        ..Usage::default()
+    };
+    let end = ModelEvent::Finished {
+        outcome: Outcome::Completed,
+        usage: Some(usage),
+        output: Vec::new(),
+    };
+    [calls, vec![end]].concat()
+}
+
+#[test]
+fn a_run_whose_tokens_are_used_up_asks_the_model_no_more() {
+    let total = |limit| Limits {
+        max_total_tokens: Some(limit),
+        ..Limits::default()
+    };
+    let output = |limit| Limits {
+        max_output_tokens: Some(limit),
+        ..Limits::default()
+    };
+    let calls = |step: usize| {
+        let arguments = format!("{{\"n\":{step}}}");
+        with_usage(vec![call(0, "look", &arguments)], 10, 5)
+    };
+    let table = [
+        (total(1), "max_total_tokens", 1),
+        (total(15), "max_total_tokens", 1),
+        (total(16), "max_total_tokens", 2),
+        (total(45), "max_total_tokens", 3),
+        (output(5), "max_output_tokens", 1),
+        (output(16), "max_output_tokens", 4),
+    ];
+    for shape in [ToolShape::FunctionCall, ToolShape::McpCall] {
+        for (limits, reason, steps) in table {
+            let (end, ran, _) = play_loop(shape, limits, calls);
+            assert_eq!((end, ran), (incomplete(reason), steps), "{limits:?}");
+        }
+        let answer = |_| with_usage(vec![delta(0, Field::Text, "so")], 10, 5);
+        let (end, ..) = play_loop(shape, total(1), answer);
+        assert_eq!(end, End::Completed, "nothing was left to ask");
+    }
+}
+
+#[test]
+fn later_model_calls_may_write_what_earlier_ones_left_also_after_a_crash() {
+    let limits = Limits {
+        max_output_tokens: Some(12),
+        ..Limits::default()
+    };
+    for shape in [ToolShape::FunctionCall, ToolShape::McpCall] {
+        let mut run = run_with(tools(shape, true), limits);
+        assert_eq!(run.output_tokens_left(), Some(12));
+        says(&mut run, with_usage(vec![call(0, "look", "{}")], 10, 5));
+        for call in run_tools(&mut run) {
+            run.tool_started(&call);
+            run.tool_ended(&call, ToolResult::text("a"));
+        }
+        assert_eq!(run.output_tokens_left(), Some(7));
+
+        let log = run.take_events();
+        let mut run = Run::resume(ID, Snapshot::of(&log).unwrap());
+        run.use_tools(tools(shape, true), limits);
+        assert_eq!(run.output_tokens_left(), Some(7));
+        run.use_tools(tools(shape, true), Limits::default());
+        assert_eq!(run.output_tokens_left(), None);
+    }
+}
+
+#[test]
+fn calls_that_run_when_the_time_is_up_end_with_a_result_that_says_so() {
+    for shape in [ToolShape::FunctionCall, ToolShape::McpCall] {
+        let mut run = run_with(tools(shape, true), Limits::default());
+        let calls = vec![
+            call(0, "look", "{}"),
+            call(1, "send", "{}"),
+            call(2, "put", "{}"),
+        ];
+        says(&mut run, calls);
+        for call in &run_tools(&mut run)[..2] {
+            run.tool_started(call);
+        }
+
+        let end = run.time_is_up();
+        run.finish(&end, 1);
+
+        assert_eq!(end, incomplete("max_run_seconds"));
+        let shown = super::tools::shown(&run.take_events());
+        let told = "The time of this run was up before the tool ended.";
+        // Each is said once, and again in the item where an `mcp_call` holds it.
+        assert_eq!(shown.matches(told).count(), 2, "{shown}");
+        assert!(!shown.contains("outcome unknown"), "{shown}");
+        let items = crate::context::call_items(&[], &run.whole_output());
+        assert_eq!(crate::context::check_pairs(&items), Ok(()));
+    }
+}
+
+#[test]
+fn the_time_of_a_run_counts_from_its_first_attempt() {
+    let mut run = Run::create(ID, Response::default());
+    assert_eq!(run.snapshot().spent_ms(900), 0, "it waits for its turn");
+    run.start();
+    let mut log = run.take_events();
+    log[1].at_ms = 250;
+    let mut run = Run::resume(ID, Snapshot::of(&log).unwrap());
+    run.start();
+    assert_eq!(run.snapshot().spent_ms(900), 650);
+}
+
+#[test]
+fn the_time_of_a_run_leaves_out_how_long_it_waits_for_people() {
+    let mut asking = ServerTools::clone(&tools(ToolShape::McpCall, true));
+    for tool in asking.tools.values_mut() {
+        tool.needs_approval = true;
+    }
+    asking.approvals = Approvals::Waits;
+    let mut run = run_with(Arc::new(asking), Limits::default());
+    says(&mut run, vec![call(0, "look", "{}")]);
+    assert!(matches!(run.next_step(), Step::Wait(_)));
+    let mut log = run.take_events();
+    let before = log.len();
+    for (event, at_ms) in log.iter_mut().zip((0..).step_by(10)) {
+        event.at_ms = at_ms;
+    }
+    let worked = log[before - 1].at_ms - log[1].at_ms;
+
+    let mut run = Run::resume(ID, Snapshot::of(&log).unwrap());
+    assert_eq!(run.snapshot().spent_ms(1_000_000), worked);
+    run.start();
+    let mut events = run.take_events();
+    events[0].at_ms = 1_000_000;
+    log.extend(events);
+    // Nobody has decided, so it waits once more.
+    let snapshot = Snapshot::of(&log).unwrap();
+    assert_eq!(snapshot.spent_ms(1_000_500), worked);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::tools::{call, run_tools, run_with, says, tools};
+use super::tools::{call, run_asked, run_tools, run_with, says, tools};
 use super::*;
 use crate::context::{call_items, check_pairs};
 use crate::item::Item;
@@ -45,6 +45,7 @@ impl Said {
         }
         let usage = Usage {
             input_tokens: 1,
+            output_tokens: 1,
             total_tokens: 1,
             ..Usage::default()
         };
@@ -59,7 +60,8 @@ impl Said {
 
 fn any_said() -> impl Strategy<Value = Said> {
     let name = prop_oneof![
-        4 => Just("look"), 4 => Just("put"), 4 => Just("send"), 1 => Just("mine"), 1 => Just("fly"),
+        4 => Just("look"), 4 => Just("put"), 4 => Just("send"), 2 => Just("pick"),
+        1 => Just("mine"), 1 => Just("fly"),
     ];
     let arguments = prop_oneof![Just("{}"), Just(r#"{"a":1}"#), Just(""), Just("[")];
     (
@@ -114,6 +116,14 @@ fn drive(run: &mut Run, script: &[Said], may_break: bool) -> BTreeMap<u32, (Effe
             }
             Step::RunTools(mut calls) => {
                 assert!(!calls.is_empty());
+                check_rules(run, &calls);
+                calls.retain(|call| {
+                    let is_unfit = is_unfit(call);
+                    if is_unfit {
+                        run.tool_refused(call, "unfit");
+                    }
+                    !is_unfit
+                });
                 for call in &calls {
                     let again = begun.insert(call.output_index, (call.effect, call.repetition));
                     assert_eq!(again, None, "one attempt runs a call once");
@@ -135,6 +145,21 @@ fn drive(run: &mut Run, script: &[Said], may_break: bool) -> BTreeMap<u32, (Effe
         }
     }
     panic!("the run does not end")
+}
+
+/// What whoever runs the tools refuses.
+fn is_unfit(call: &ToolCall) -> bool {
+    call.name == "pick" && call.arguments.is_empty() && !call.repetition
+}
+
+/// Calls that may run are what the request allows.
+fn check_rules(run: &Run, calls: &[ToolCall]) {
+    let settings = RawObject::parse(&run.snapshot().base().settings).unwrap();
+    let choice = settings.get("tool_choice").unwrap_or_default();
+    let allowed = |name: &str| choice.is_empty() || choice.contains(&format!("\"{name}\""));
+    assert!(calls.iter().all(|call| allowed(&call.name)), "{calls:?}");
+    let is_one = settings.get("parallel_tool_calls") != Some("false") || calls.len() == 1;
+    assert!(is_one, "{calls:?}");
 }
 
 /// The rules of a whole log.
@@ -215,6 +240,7 @@ fn check_log(log: &[Event], run: &Run) {
             "made",
             "made begun done",
             "made begun ended done",
+            "made ended done",
             "made cut",
         ];
         assert!(fits.contains(&seen.as_str()), "{call}: {seen}");
@@ -261,6 +287,8 @@ struct Case {
     shape: ToolShape,
     streamed: bool,
     limits: Limits,
+    /// What the request says of calls.
+    request: Value,
     script: Vec<Said>,
 }
 
@@ -293,13 +321,37 @@ impl Case {
         whole
     }
 
+    /// Ends after `log` because the time is up, in the same process or in the next.
+    fn run_out_of_time(&self, log: &[Event]) {
+        let end = || {
+            let mut run = Run::resume(ID, Snapshot::of(log).unwrap());
+            run.use_tools(tools(self.shape, self.streamed), self.limits);
+            let end = run.time_is_up();
+            run.finish(&end, 1);
+            run
+        };
+        let mut run = end();
+        let events = run.take_events();
+        assert_eq!(events, end().take_events());
+        assert_eq!(run.snapshot().status(), Status::Incomplete);
+        let items = call_items(&[], &run.whole_output());
+        let is_client_left =
+            |error: &crate::context::Error| format!("{error}").contains("No tool output");
+        if let Err(error) = check_pairs(&items) {
+            assert!(is_client_left(&error), "{error}");
+        }
+        check_log(&[log.to_vec(), events].concat(), &run);
+    }
+
     /// Plays the run whole, then dies after each event of its log and goes on; and dies a second time `later`.
     fn die_everywhere(&self, later: usize) {
-        let mut run = run_with(tools(self.shape, self.streamed), self.limits);
+        let tools = tools(self.shape, self.streamed);
+        let mut run = run_asked(tools, self.limits, &self.request);
         drive(&mut run, &self.script, true);
         let log = run.take_events();
         check_log(&log, &run);
         for died in 2..log.len() {
+            self.run_out_of_time(&log[..died]);
             let whole = self.go_on(&log[..died]);
             let died_again = (died + later).min(whole.len() - 1);
             self.go_on(&whole[..died_again]);
@@ -310,17 +362,41 @@ impl Case {
 fn any_case() -> impl Strategy<Value = Case> {
     let shape = prop_oneof![Just(ToolShape::FunctionCall), Just(ToolShape::McpCall)];
     let max_tool_calls = prop_oneof![2 => Just(None), 1 => (0..4u32).prop_map(Some)];
+    let tokens = || prop_oneof![3 => Just(None), 1 => (0..4u64).prop_map(Some)];
     let script = proptest::collection::vec(any_said(), 0..4);
-    let all = (shape, any::<bool>(), max_tool_calls, script);
-    all.prop_map(|(shape, streamed, max_tool_calls, script)| Case {
+    let tokens = (tokens(), tokens());
+    let all = (
         shape,
-        streamed,
-        limits: Limits {
-            max_steps: 10,
-            max_tool_calls,
-        },
+        any::<bool>(),
+        max_tool_calls,
+        tokens,
+        any_request(),
         script,
-    })
+    );
+    all.prop_map(
+        |(shape, streamed, max_tool_calls, tokens, request, script)| Case {
+            shape,
+            streamed,
+            limits: Limits {
+                max_steps: 10,
+                max_tool_calls,
+                max_total_tokens: tokens.0,
+                max_output_tokens: tokens.1,
+            },
+            request,
+            script,
+        },
+    )
+}
+
+fn any_request() -> impl Strategy<Value = Value> {
+    let some = json!([{"type": "function", "name": "look"}, {"type": "function", "name": "pick"}]);
+    prop_oneof![
+        4 => Just(json!({})),
+        1 => Just(json!({"tool_choice": "none"})),
+        1 => Just(json!({"parallel_tool_calls": false})),
+        1 => Just(json!({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": some}})),
+    ]
 }
 
 proptest! {
@@ -415,6 +491,7 @@ fn calls_side_by_side_survive_every_death() {
             shape,
             streamed: true,
             limits: Limits::default(),
+            request: json!({}),
             script: script.clone(),
         };
         let mut run = run_with(tools(shape, true), Limits::default());

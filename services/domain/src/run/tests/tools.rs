@@ -8,7 +8,7 @@ use super::*;
 use crate::context::{call_items, check_pairs};
 use crate::model::CallItem;
 
-/// A run whose agent has tools: `look` is pure, `put` idempotent, `send` neither.
+/// A run whose agent has tools: `look` is pure, `put` idempotent, `send` and `pick` neither.
 pub(super) fn tools(shape: ToolShape, streamed: bool) -> Arc<ServerTools> {
     let tool = |(name, effect): (&str, Effect)| {
         let server_label = "files".to_owned();
@@ -25,6 +25,7 @@ pub(super) fn tools(shape: ToolShape, streamed: bool) -> Arc<ServerTools> {
         ("look", Effect::Pure),
         ("put", Effect::Idempotent),
         ("send", Effect::Once),
+        ("pick", Effect::Once),
     ];
     Arc::new(ServerTools {
         shape,
@@ -38,7 +39,14 @@ pub(super) fn tools(shape: ToolShape, streamed: bool) -> Arc<ServerTools> {
 
 /// A run that began, and whose client has a tool `mine`.
 pub(super) fn run_with(tools: Arc<ServerTools>, limits: Limits) -> Run {
-    let settings = Bytes::from_static(br#"{"tools":[{"type":"function","name":"mine"}]}"#);
+    run_asked(tools, limits, &json!({}))
+}
+
+/// The same, with what else the request says.
+pub(super) fn run_asked(tools: Arc<ServerTools>, limits: Limits, request: &Value) -> Run {
+    let mut settings = object(json!({"tools": [{"type": "function", "name": "mine"}]}));
+    settings.extend(object(request.clone()));
+    let settings = Bytes::from(Value::Object(settings).to_string());
     let mut response = Response {
         settings,
         ..Default::default()
@@ -266,7 +274,13 @@ fn a_name_that_nobody_offered_is_the_servers_to_refuse() {
     let mut run = run_with(tools(ToolShape::McpCall, true), Limits::default());
     says(&mut run, vec![call(0, "fly", "{}")]);
 
-    assert_eq!(run_tools(&mut run)[0].name, "fly");
+    assert_eq!(run.next_step(), Step::CallModel);
+    let answer: Value = serde_json::from_slice(&run.output()[1].item).unwrap();
+    assert_eq!(answer["call_id"], "c0");
+    assert_eq!(
+        answer["output"][0]["text"],
+        "There is no tool named \"fly\"."
+    );
 }
 
 #[test]
