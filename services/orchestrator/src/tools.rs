@@ -2,6 +2,7 @@
 //!
 //! A call never fails: whatever goes wrong is a [`ToolResult`] with `is_error`, for the model to read.
 
+mod arguments;
 mod config;
 mod demo;
 mod mcp;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{McpServerConfig, McpTransport, OutputLimits, ToolboxConfig};
 
+use arguments::ArgumentCheck;
 use mcp::Server;
 
 /// All tools that one agent runs itself.
@@ -52,6 +54,7 @@ pub struct Tool {
     pub effect: Effect,
     /// A person has to agree to each call.
     pub needs_approval: bool,
+    arguments: ArgumentCheck,
     source: usize,
     name_there: String,
 }
@@ -146,6 +149,15 @@ impl Toolbox {
         self.list().await.get(name).cloned()
     }
 
+    /// Whether a tool of this name is listed, or may be by a server that listed none so far.
+    pub fn may_have(&self, name: &str) -> bool {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        match latest.as_ref() {
+            Some(named) => named.list.get(name).is_some() || named.is_partial(),
+            None => !self.is_empty(),
+        }
+    }
+
     fn known(&self) -> Option<Arc<ToolList>> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         latest.as_ref().map(|named| Arc::clone(&named.list))
@@ -159,6 +171,11 @@ impl ToolList {
 }
 
 impl Tool {
+    /// What is wrong with the arguments of a call, for the model to read.
+    pub fn check(&self, arguments: &Object) -> Result<(), String> {
+        self.arguments.check(&self.name, arguments)
+    }
+
     /// The tool as an entry of the Responses API's `tools`.
     pub fn definition(&self) -> Value {
         let mut definition = json!({
@@ -212,6 +229,11 @@ struct Named {
 }
 
 impl Named {
+    /// A server has no tools, or could not be reached.
+    fn is_partial(&self) -> bool {
+        self.listed.iter().any(|source| source.tools.is_empty())
+    }
+
     fn is_of(&self, listed: &[Arc<SourceTools>]) -> bool {
         self.listed.len() == listed.len()
             && self

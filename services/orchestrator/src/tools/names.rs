@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::arguments::ArgumentCheck;
 use super::{SourceTools, Tool};
 
 /// All tools in the order of their servers; a name that two servers have becomes `server__tool` for both.
@@ -39,6 +40,7 @@ pub(super) fn named(sources: &[Arc<SourceTools>]) -> Vec<Tool> {
                 parameters: Arc::clone(&tool.parameters),
                 effect: tool.effect,
                 needs_approval: false,
+                arguments: ArgumentCheck::new(Arc::clone(&tool.parameters)),
                 source: index,
                 name_there: tool.name.clone(),
             });
