@@ -38,6 +38,8 @@ pub fn agent_config(settings: &Settings, agent: &Agent) -> anyhow::Result<AgentC
         max_steps: agent.max_steps,
         max_tool_calls: agent.max_tool_calls,
         max_parallel_tools: agent.max_parallel_tools as usize,
+        max_total_tokens: agent.max_total_tokens,
+        max_run: agent.max_run,
     })
 }
 

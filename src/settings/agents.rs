@@ -1,6 +1,7 @@
 //! Agents and the upstreams they call.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -46,6 +47,10 @@ pub struct Agent {
     pub max_parallel_tools: u32,
     /// Tools to whose calls a person has to agree.
     pub require_approval: Vec<String>,
+    /// Tokens of all model calls of one response.
+    pub max_total_tokens: Option<u64>,
+    /// How long a response may take.
+    pub max_run: Option<Duration>,
 }
 
 /// An LLM API that the orchestrator calls.
@@ -156,6 +161,8 @@ fn of_environment(
         max_tool_calls: None,
         max_parallel_tools: MAX_PARALLEL_TOOLS,
         require_approval: Vec::new(),
+        max_total_tokens: max_total_tokens(None, sources),
+        max_run: max_run(None, sources),
     };
     let upstream = (upstream.to_owned(), Upstream::new(endpoint));
     Ok((vec![agent], BTreeMap::from([upstream])))
@@ -237,7 +244,22 @@ fn agent_of_file(agent: &file::Agent, file: &File, sources: &Sources<'_>) -> Res
         max_tool_calls: agent.max_tool_calls.map(Into::into),
         max_parallel_tools: number(agent.max_parallel_tools, MAX_PARALLEL_TOOLS),
         require_approval: agent.require_approval.clone(),
+        max_total_tokens: max_total_tokens(agent.max_total_tokens, sources),
+        max_run: max_run(agent.max_run_seconds, sources),
     })
+}
+
+/// What the agent says, or what holds for all of them.
+fn max_total_tokens(of_agent: Option<NonZeroU64>, sources: &Sources<'_>) -> Option<u64> {
+    let of_all = || sources.file?.content.runs.max_total_tokens;
+    of_agent.or_else(of_all).map(NonZeroU64::get)
+}
+
+/// The same.
+fn max_run(of_agent: Option<NonZeroU64>, sources: &Sources<'_>) -> Option<Duration> {
+    let of_all = || sources.file?.content.runs.max_run_seconds;
+    let seconds = of_agent.or_else(of_all)?;
+    Some(Duration::from_secs(seconds.get()))
 }
 
 fn upstreams_of_file(

@@ -65,6 +65,8 @@ pub struct Runs {
     pub lease_seconds: Option<NonZeroU64>,
     pub drain_seconds: Option<u64>,
     pub max_steps: Option<NonZeroU32>,
+    pub max_total_tokens: Option<NonZeroU64>,
+    pub max_run_seconds: Option<NonZeroU64>,
     pub max_attempts: Option<NonZeroU32>,
     pub on_broken_stream: OnBrokenStream,
     pub approval_timeout_seconds: Option<NonZeroU64>,
@@ -105,6 +107,8 @@ pub struct Agent {
     pub max_steps: Option<NonZeroU32>,
     pub max_tool_calls: Option<NonZeroU32>,
     pub max_parallel_tools: Option<NonZeroU32>,
+    pub max_total_tokens: Option<NonZeroU64>,
+    pub max_run_seconds: Option<NonZeroU64>,
     #[serde(default)]
     pub require_approval: Vec<String>,
 }

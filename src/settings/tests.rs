@@ -31,6 +31,8 @@ max_concurrent = 8
 lease_seconds = 20
 drain_seconds = 0
 max_steps = 10
+max_total_tokens = 50_000
+max_run_seconds = 600
 max_attempts = 1
 on_broken_stream = "fail"
 approval_timeout_seconds = 60
@@ -48,6 +50,8 @@ max_steps = 3
 max_tool_calls = 5
 max_parallel_tools = 2
 require_approval = ["files/rm", "wait"]
+max_total_tokens = 1000
+max_run_seconds = 60
 
 [[agents]]
 name = "toy"
@@ -172,6 +176,8 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
                 max_tool_calls: None,
                 max_parallel_tools: 8,
                 require_approval: [],
+                max_total_tokens: None,
+                max_run: None,
             },
         ],
         upstreams: {
@@ -278,6 +284,12 @@ fn a_full_file_says_which_agents_there_are_and_whom_they_call() {
                 "files/rm",
                 "wait",
             ],
+            max_total_tokens: Some(
+                1000,
+            ),
+            max_run: Some(
+                60s,
+            ),
         },
         Agent {
             name: "toy",
@@ -295,6 +307,12 @@ fn a_full_file_says_which_agents_there_are_and_whom_they_call() {
             max_tool_calls: None,
             max_parallel_tools: 8,
             require_approval: [],
+            max_total_tokens: Some(
+                50000,
+            ),
+            max_run: Some(
+                600s,
+            ),
         },
     ]
     "#);
@@ -489,6 +507,8 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
         in_file(&with_agent("tool_items = 'tool_call'")),
         in_file(&with_agent("max_parallel_tools = 0")),
         in_file("[runs]\napproval_on_timeout = 'ask'"),
+        in_file(&with_agent("max_total_tokens = 0")),
+        in_file("[runs]\nmax_run_seconds = -1"),
         in_file(&format!("{agent}{agent}{demo}")),
         in_file(&format!("{agent}[upstreams.u]\nkind = 'responses'")),
         in_file(&format!("{agent}[upstreams.u]\nkind = 'grpc'")),
@@ -507,7 +527,7 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
     TALARIA_API_KEY: a key of at least 16 characters is required, because 0.0.0.0:1 from server.listen in talaria.toml can be reached from other machines
     talaria.toml, line 2: expected a string or a list of strings in `server.cors_origins`
     talaria.toml, line 3: invalid value: integer `0`, expected a nonzero u32 in `runs.max_steps`
-    talaria.toml, line 2: unknown field `max_step`, expected one of `max_concurrent`, `lease_seconds`, `drain_seconds`, `max_steps`, `max_attempts`, `on_broken_stream`, `approval_timeout_seconds`, `approval_on_timeout` in `runs`
+    talaria.toml, line 2: unknown field `max_step`, expected one of `max_concurrent`, `lease_seconds`, `drain_seconds`, `max_steps`, `max_total_tokens`, `max_run_seconds`, `max_attempts`, `on_broken_stream`, `approval_timeout_seconds`, `approval_on_timeout` in `runs`
     talaria.toml, line 1: unclosed array table, expected `]`
     talaria.toml, line 2: invalid value: integer `-1`, expected u32 in `store.retention_days`
     talaria.toml, line 2: unknown variant `stay`, expected `detach` or `cancel` in `server.chat_disconnect`
@@ -531,6 +551,8 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
     talaria.toml, line 4: unknown variant `tool_call`, expected `function_call` or `mcp_call` in `agents.tool_items`
     talaria.toml, line 4: invalid value: integer `0`, expected a nonzero u32 in `agents.max_parallel_tools`
     talaria.toml, line 2: unknown variant `ask`, expected `deny` or `approve` in `runs.approval_on_timeout`
+    talaria.toml, line 4: invalid value: integer `0`, expected a nonzero u64 in `agents.max_total_tokens`
+    talaria.toml, line 2: invalid value: integer `-1`, expected a nonzero u64 in `runs.max_run_seconds`
     agents.name in talaria.toml: two agents are named "a"
     upstreams.u.base_url in talaria.toml: is required
     talaria.toml, line 5: unknown variant `grpc`, expected one of `responses`, `chat_completions`, `demo` in `upstreams.u.kind`

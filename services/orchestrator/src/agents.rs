@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use talaria_domain::run::ToolShape;
 use talaria_proto::v1::{RunRequest, ToolItems};
@@ -33,6 +34,10 @@ pub struct AgentConfig {
     pub max_tool_calls: Option<u32>,
     /// Calls of its own tools that run at a time.
     pub max_parallel_tools: usize,
+    /// Tokens of all model calls of one response at most.
+    pub max_total_tokens: Option<u64>,
+    /// How long a response may take at most, from the beginning of its first attempt.
+    pub max_run: Option<Duration>,
 }
 
 /// An agent, ready to run.
@@ -48,6 +53,8 @@ pub struct Agent {
     pub max_steps: u32,
     pub max_tool_calls: Option<u32>,
     pub max_parallel_tools: usize,
+    pub max_total_tokens: Option<u64>,
+    pub max_run: Option<Duration>,
 }
 
 /// All agents of this process.
@@ -74,6 +81,8 @@ impl Agents {
                 max_steps: config.max_steps,
                 max_tool_calls: config.max_tool_calls,
                 max_parallel_tools: config.max_parallel_tools,
+                max_total_tokens: config.max_total_tokens,
+                max_run: config.max_run,
             }));
         }
         Ok(Self { agents, strict })

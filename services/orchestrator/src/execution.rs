@@ -3,6 +3,8 @@
 //! The decisions are [`Run`]'s and [`crate::retry`]'s. What stands here is who waits for what.
 
 mod approval;
+mod choice;
+mod limits;
 mod model;
 mod sink;
 mod tools;
@@ -76,33 +78,44 @@ enum StepEnd {
 impl Execution {
     /// Executes the run to its end.
     pub async fn execute(mut self) -> Result<(), Left> {
+        let time_left = self.time_left();
         if self.starts {
             self.run.start();
         }
         self.expect_tools();
         let mut writer = Writer::new(self.sink.clone(), self.watched);
-        let mut attempts = Attempts::default();
-        let end = loop {
-            // Before each step, because a server may change its tools at any time.
-            let Some(tools) = self.learn_tools(&mut writer).await? else {
-                break End::Cancelled;
-            };
-            self.run.make_approved(&self.asking.approved);
-            let step = match self.run.next_step() {
-                Step::Finish(end) => break end,
-                Step::Wait(calls) => self.await_decision(calls, &mut writer).await?,
-                Step::CallModel => self.call_model(&tools, &mut attempts, &mut writer).await?,
-                Step::RunTools(calls) => self.run_tools(calls, &mut writer).await?,
-            };
-            match step {
-                StepEnd::Over => {}
-                StepEnd::Cancelled => break End::Cancelled,
-            }
+        let end = tokio::select! {
+            biased;
+            // Whatever the steps wait for can be dropped: what they hold is the run's.
+            () = limits::over(time_left) => self.run.time_is_up(),
+            end = self.steps(&mut writer) => end?,
         };
         writer.settle().await?;
         writer.add(self.end(&end));
         // Boxed, so that a run does not hold the room for its end from the beginning.
         Box::pin(writer.finish(&self.run, self.input)).await
+    }
+
+    /// Takes steps until the run ends.
+    async fn steps(&mut self, writer: &mut Writer) -> Result<End, Left> {
+        let mut attempts = Attempts::default();
+        loop {
+            // Before each step, because a server may change its tools at any time.
+            let Some(tools) = self.learn_tools(writer).await? else {
+                return Ok(End::Cancelled);
+            };
+            self.run.make_approved(&self.asking.approved);
+            let step = match self.run.next_step() {
+                Step::Finish(end) => return Ok(end),
+                Step::Wait(calls) => self.await_decision(calls, writer).await?,
+                Step::CallModel => self.call_model(&tools, &mut attempts, writer).await?,
+                Step::RunTools(calls) => self.run_tools(calls, &tools, writer).await?,
+            };
+            match step {
+                StepEnd::Over => {}
+                StepEnd::Cancelled => return Ok(End::Cancelled),
+            }
+        }
     }
 
     /// Ends the run without asking the model.

@@ -1,5 +1,6 @@
 //! Starting runs: stored ones, which live by themselves, and ephemeral ones, which live in the call.
 
+mod choice;
 mod ephemeral;
 mod stored;
 

@@ -267,7 +267,7 @@ const BAD: &str = r#"
     invalid_value              tools[0].function.name         {"tools":[{"type":"function","function":{"name":"a b"}}]}
     invalid_value              tools[0].type                  {"tools":[{"type":"teleport"}]}
     invalid_value              tools[1].name                  {"tools":[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"f"}}]}
-    invalid_value              tool_choice                    {"tool_choice":{"type":"function","function":{"name":"f"}}}
+    invalid_value              tool_choice                    {"tool_choice":{"type":"custom","custom":{"name":"f"}}}
     invalid_value              tool_choice                    {"tool_choice":"sometimes"}
     invalid_type               metadata                       {"metadata":[]}
     invalid_type               stream_options                 {"stream_options":true}

@@ -121,12 +121,15 @@ fn check_allowed(choice: &Node, tools: &[Value]) -> Result<(), ApiError> {
 }
 
 /// Checks an object that names one of the tools by its type, and its name if it has one.
+///
+/// A function that is not among them may be one of the agent's; who runs the agent knows.
 fn check_named(choice: &Node, tools: &[Value]) -> Result<(), ApiError> {
     let node = choice.required("type")?;
     let kind = node.text(MAX_TEXT)?;
     let of_kind = |tool: &&Value| tool.get("type").and_then(Value::as_str) == Some(kind);
     let (is_there, word) = match kind {
-        "function" | "custom" => {
+        "function" => return choice.required("name")?.symbol(MAX_NAME).map(drop),
+        "custom" => {
             let name = choice.required("name")?.symbol(MAX_NAME)?;
             (
                 tools

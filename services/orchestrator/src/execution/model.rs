@@ -10,7 +10,7 @@ use talaria_domain::run::{End, Step};
 use tokio::time::Instant;
 
 use super::writer::Writer;
-use super::{Execution, Left, Sink, StepEnd, tools};
+use super::{Execution, Left, Sink, StepEnd, choice, limits};
 use crate::retry::{Attempts, Decision, Failure};
 use crate::tools::ToolList;
 use crate::upstreams::{CallError, CallErrorKind, Form, ModelStream, Upstream};
@@ -241,7 +241,6 @@ impl Execution {
     fn model_call(&self, server_tools: &ToolList, elsewhere: bool) -> ModelCall {
         let mut context = call_items(&self.turns, &self.input);
         let output = call_items(&[], &self.run.whole_output());
-        let tools_have_run = tools::have_run(&output);
         context.extend(output);
         let mut context = tell_approvals(context);
         if elsewhere {
@@ -251,10 +250,13 @@ impl Execution {
             }
         }
         let mut parameters = self.parameters.clone();
-        tools::offer(server_tools, &mut parameters);
-        if tools_have_run {
-            tools::force_no_longer(&mut parameters);
+        choice::offer(server_tools, &mut parameters);
+        if self.run.has_run_tools() {
+            choice::force_no_longer(&mut parameters);
         }
+        choice::name_tools_of_servers(server_tools, &mut parameters);
+        choice::leave_out_missing(&mut parameters);
+        limits::pass_on_rest(&self.run, &mut parameters);
         ModelCall {
             model: self.agent.model.clone(),
             instructions: self

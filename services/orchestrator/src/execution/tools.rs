@@ -6,10 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use serde_json::Value;
 use talaria_domain::ids::ResponseId;
-use talaria_domain::model::{CallItem, Object};
-use talaria_domain::run::{Limits, ServerTool, ServerTools, ToolCall, ToolResult};
+use talaria_domain::run::{ServerTool, ServerTools, ToolCall, ToolResult};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -97,20 +95,17 @@ impl Execution {
         self.run.use_tools(Arc::new(tools), self.limits());
     }
 
-    fn limits(&self) -> Limits {
-        let asked = self
-            .parameters
-            .get("max_tool_calls")
-            .and_then(Value::as_u64)
-            .map(|calls| u32::try_from(calls).unwrap_or(u32::MAX));
-        let max_tool_calls = match (asked, self.agent.max_tool_calls) {
-            (Some(asked), Some(allowed)) => Some(asked.min(allowed)),
-            (asked, allowed) => asked.or(allowed),
-        };
-        Limits {
-            max_steps: self.agent.max_steps,
-            max_tool_calls,
+    /// Answers the calls whose arguments do not fit; the rest may run. One that began before did fit then.
+    fn refuse_unfit(&mut self, calls: Vec<ToolCall>, tools: &ToolList) -> VecDeque<ToolCall> {
+        let mut fit = VecDeque::with_capacity(calls.len());
+        for call in calls {
+            let tool = tools.get(&call.name).filter(|_| !call.repetition);
+            match tool.map_or(Ok(()), |tool| tool.check(&call.arguments)) {
+                Ok(()) => fit.push_back(call),
+                Err(why) => self.run.tool_refused(&call, why),
+            }
         }
+        fit
     }
 
     /// Runs calls, as many at a time as the agent may; returns when all results are durable.
@@ -119,9 +114,10 @@ impl Execution {
     pub(super) async fn run_tools(
         &mut self,
         calls: Vec<ToolCall>,
+        tools: &ToolList,
         writer: &mut Writer,
     ) -> Result<StepEnd, Left> {
-        let mut waiting = VecDeque::from(calls);
+        let mut waiting = self.refuse_unfit(calls, tools);
         let mut running: JoinSet<Ended> = JoinSet::new();
         let given_up = CancellationToken::new();
         let _guard = given_up.clone().drop_guard();
@@ -212,76 +208,4 @@ async fn called(agent: Arc<Agent>, call: ToolCall, context: CallContext) -> Ende
         ToolResult::error("The tool failed.")
     });
     (call, result)
-}
-
-/// Whether the output of a run holds results of tools that the server ran.
-pub fn have_run(output: &[CallItem]) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Head<'a> {
-        #[serde(rename = "type", borrow)]
-        item_type: std::borrow::Cow<'a, str>,
-    }
-    output.iter().any(|item| {
-        serde_json::from_slice(&item.json)
-            .is_ok_and(|head: Head<'_>| head.item_type == "function_call_output")
-    })
-}
-
-/// Leaves it to the model whether it calls another tool: a choice that forces a call is about the first step, and would
-/// never let the run come to its answer.
-pub fn force_no_longer(parameters: &mut Object) {
-    match parameters.get_mut("tool_choice") {
-        Some(Value::Object(choice)) if choice.get("type") == Some(&"allowed_tools".into()) => {
-            choice.insert("mode".to_owned(), "auto".into());
-        }
-        Some(choice) if choice == "required" || choice.is_object() => *choice = "auto".into(),
-        Some(_) | None => {}
-    }
-}
-
-/// Puts the server's tools in front of the client's, whose names count for more.
-pub fn offer(list: &ToolList, parameters: &mut Object) {
-    if list.tools.is_empty() {
-        return;
-    }
-    let clients = match parameters.get_mut("tools").map(Value::take) {
-        Some(Value::Array(tools)) => tools,
-        _ => Vec::new(),
-    };
-    let is_clients = |name: &str| clients.iter().any(|tool| tool["name"] == name);
-    let mut tools: Vec<Value> = list
-        .tools
-        .iter()
-        .filter(|tool| !is_clients(&tool.name))
-        .map(crate::tools::Tool::definition)
-        .collect();
-    tools.extend(clients);
-    parameters.insert("tools".to_owned(), tools.into());
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_choice_that_forces_a_call_is_about_the_first_step() {
-        for (given, then) in [
-            (json!("required"), json!("auto")),
-            (json!("none"), json!("none")),
-            (json!({"type": "function", "name": "clock"}), json!("auto")),
-            (
-                json!({"type": "allowed_tools", "mode": "required", "tools": []}),
-                json!({"type": "allowed_tools", "mode": "auto", "tools": []}),
-            ),
-        ] {
-            let mut parameters = Object::new();
-            parameters.insert("tool_choice".to_owned(), given);
-
-            force_no_longer(&mut parameters);
-
-            assert_eq!(parameters["tool_choice"], then);
-        }
-    }
 }

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
-use super::{Updates, admitted, message, parameters, place};
+use super::{Updates, admitted, choice, message, parameters, place};
 use crate::admission::{Admission, Admitted, Asked, admit};
 use crate::execution::{Asking, Ephemeral, Execution, Sink};
 use crate::service::Shared;
@@ -32,6 +32,7 @@ pub async fn start_ephemeral(
 ) -> Result<Updates, Status> {
     let agent = shared.agents.select(&request.model)?;
     let parameters = parameters(&request)?;
+    choice::check(&parameters, |name| agent.toolbox.may_have(name))?;
     let place = place(shared)?;
     let asked = Asked {
         id: ids::new_id(),

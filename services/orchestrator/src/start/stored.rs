@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{Updates, admitted, message, parameters, place};
+use super::{Updates, admitted, choice, message, parameters, place};
 use crate::active::ActiveRun;
 use crate::admission::{self, Admission, Admitted, Asked, Refusal, admit, may_wait};
 use crate::agents::Agent;
@@ -109,6 +109,7 @@ async fn find_or_admit(shared: &Arc<Shared>, asking: Asking) -> Result<Started, 
 async fn admit_stored(shared: &Arc<Shared>, asking: Asking) -> Result<Started, Refusal> {
     let agent = shared.agents.select(&asking.request.model)?;
     let parameters = parameters(&asking.request)?;
+    choice::check(&parameters, |name| agent.toolbox.may_have(name))?;
     tokio::time::timeout(REGISTRATION, shared.registered.wait())
         .await
         .map_err(|_| Reason::StoreUnavailable.status("The store is not available right now."))?;

@@ -75,12 +75,18 @@ const ERROR_CODES: [&str; 21] = [
     "misalignment_policy_violation",
 ];
 
-/// Source: the schema of `response.incomplete_details.reason`.
-const INCOMPLETE_REASONS: [&str; 4] = [
+/// Source: the schema of `response.incomplete_details.reason`; below it those of Talaria's own limits.
+const INCOMPLETE_REASONS: [&str; 10] = [
     "max_output_tokens",
     "content_filter",
     "max_messages",
     "steered",
+    "max_steps",
+    "max_tool_calls",
+    "max_total_tokens",
+    "max_run_seconds",
+    "repeated_calls",
+    "invalid_tool_calls",
 ];
 
 /// An event that shows the whole response.

@@ -319,12 +319,12 @@ fn tools_are_checked() {
         missing_required_parameter    tool_choice.type              {"input":"x","tool_choice":{}}
         invalid_value                 tool_choice.type              {"input":"x","tool_choice":{"type":"x"}}
         missing_required_parameter    tool_choice.name              {"input":"x","tool_choice":{"type":"function","function":{"name":"f"}}}
-        invalid_value                 tool_choice                   {"input":"x","tool_choice":{"type":"function","name":"f"}}
-        invalid_value                 tool_choice                   {"input":"x","tools":[{"type":"custom","name":"f"}],"tool_choice":{"type":"function","name":"f"}}
+        invalid_value                 tool_choice                   {"input":"x","tool_choice":{"type":"custom","name":"f"}}
+        invalid_value                 tool_choice                   {"input":"x","tools":[{"type":"function","name":"f"}],"tool_choice":{"type":"custom","name":"f"}}
         invalid_value                 tool_choice                   {"input":"x","tool_choice":{"type":"web_search"}}
         invalid_value                 tool_choice                   {"input":"x","tool_choice":{"type":"mcp","server_label":"s"}}
         missing_required_parameter    tool_choice.mode              {"input":"x","tool_choice":{"type":"allowed_tools","tools":[]}}
-        invalid_value                 tool_choice.tools[0]          {"input":"x","tool_choice":{"type":"allowed_tools","mode":"auto","tools":[{"type":"function","name":"g"}]}}
+        invalid_value                 tool_choice.tools[0]          {"input":"x","tool_choice":{"type":"allowed_tools","mode":"auto","tools":[{"type":"custom","name":"g"}]}}
         "#,
     );
 }
@@ -400,7 +400,7 @@ fn messages_say_what_is_wrong() {
         r#"{"input":"x","previous_response_id":"foo"}"#,
         r#"{"input":"x","previous_response_id":"resp_1","conversation":"c"}"#,
         r#"{"input":"x","tools":[{"type":"function","function":{"name":"f"}}]}"#,
-        r#"{"input":"x","tool_choice":{"type":"function","name":"f"}}"#,
+        r#"{"input":"x","tool_choice":{"type":"custom","name":"f"}}"#,
         r#"{"input":[{"id":"msg_1"},{"id":"msg_1"}]}"#,
         r#"{"input":[{"role":"user","content":[{"type":"input_image","image_url":"x"}]}]}"#,
         r#"{"input":[{"type":"function_call_output","call_id":"","output":""}]}"#,
