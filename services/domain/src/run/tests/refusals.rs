@@ -185,3 +185,46 @@ fn refused_calls_are_not_counted_as_calls_that_ran() {
 
     assert_eq!(super::tools::run_tools(&mut run).len(), 1);
 }
+
+/// Tools of which each needs a person.
+fn asking(shape: ToolShape, approvals: Approvals) -> Arc<ServerTools> {
+    let mut asking = ServerTools::clone(&tools(shape, false));
+    for tool in asking.tools.values_mut() {
+        tool.needs_approval = true;
+    }
+    asking.approvals = approvals;
+    Arc::new(asking)
+}
+
+#[test]
+fn nobody_is_asked_about_a_call_that_the_request_does_not_allow() {
+    for shape in [ToolShape::FunctionCall, ToolShape::McpCall] {
+        let request = json!({"tool_choice": "none"});
+        let tools = asking(shape, Approvals::Waits);
+        let mut run = run_asked(tools, Limits::default(), &request);
+        says(&mut run, vec![call(0, "look", "{}")]);
+
+        assert_eq!(fates(&mut run), [NOT_ALLOWED]);
+        assert_eq!(run.next_step(), Step::CallModel);
+    }
+}
+
+#[test]
+fn calls_that_a_person_agreed_to_are_made_whatever_the_request_says_of_others() {
+    let request = json!({"tool_choice": "none", "parallel_tool_calls": false});
+    for shape in [ToolShape::FunctionCall, ToolShape::McpCall] {
+        let tools = asking(shape, Approvals::InNextRequest);
+        let mut run = run_asked(tools, Limits::default(), &request);
+        let agreed = |index: u32| ApprovedCall {
+            request_id: format!("mcpr_{}o{index}", Uuid::from_u128(8).simple()),
+            server_label: "files".to_owned(),
+            name: "send".to_owned(),
+            arguments: "{}".to_owned(),
+            effect: Effect::Once,
+            upstream_id: String::new(),
+        };
+        run.make_approved(&[agreed(0), agreed(1)]);
+
+        assert_eq!(fates(&mut run), [RUNS, RUNS]);
+    }
+}
