@@ -52,9 +52,13 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Programs of other languages
+//! [`foreign::Python`] and [`foreign::Node`] are interpreters with the packages that a test pins.
 
 pub mod check;
 pub mod deadline;
+pub mod foreign;
 mod guard;
 pub mod postgres;
 pub mod process;
