@@ -34,12 +34,10 @@ use crate::error::{ApiError, printable};
 use crate::events::Events;
 use crate::front::read_body;
 use crate::session::{self, Session};
-use crate::{ChatDisconnect, Gateway, Tenant, approvals, idempotency, tool_items};
+use crate::{ChatDisconnect, Gateway, Tenant, approvals, idempotency, sdk, tool_items};
 
 /// `on` or `off`, for one request.
 const TOOL_PROGRESS: HeaderName = HeaderName::from_static("x-talaria-tool-progress");
-/// Only OpenAI's SDKs send it.
-const X_STAINLESS_LANG: HeaderName = HeaderName::from_static("x-stainless-lang");
 
 const COMPLETED: HeaderName = HeaderName::from_static("x-hermes-completed");
 const PARTIAL: HeaderName = HeaderName::from_static("x-hermes-partial");
@@ -151,13 +149,13 @@ impl Shown {
     }
 }
 
-/// OpenAI's SDKs take every frame for a chunk, so they have to ask for frames that are none.
+/// Those who take every frame for a chunk have to ask for frames that are none.
 fn wants_progress(headers: &HeaderMap) -> bool {
     let asked = headers.get(TOOL_PROGRESS).map(HeaderValue::as_bytes);
     match asked {
         Some(word) if word.eq_ignore_ascii_case(b"off") => false,
         Some(word) if word.eq_ignore_ascii_case(b"on") => true,
-        _ => !headers.contains_key(X_STAINLESS_LANG),
+        _ => !sdk::is_strict(headers),
     }
 }
 

@@ -19,6 +19,7 @@ mod paging;
 pub mod render;
 pub mod responses;
 mod runs;
+mod sdk;
 mod server;
 mod session;
 mod tool_items;

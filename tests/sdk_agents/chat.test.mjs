@@ -1,7 +1,7 @@
 // The SDK's other model, which speaks chat completions: of the server's tools it learns the answer only.
 
-import test from 'node:test';
 import assert from 'node:assert/strict';
+import test from 'node:test';
 
 import { AGENTS, WAYS, answerTo, callsOf, openai, weather } from './client.mjs';
 

@@ -46,12 +46,16 @@ function shown(result) {
   return {
     text: result.text,
     output: result.output,
-    id: steps.at(-1).response.id ?? steps.at(-1).providerMetadata.openai.responseId,
     responseId: steps.at(-1).providerMetadata.openai?.responseId,
     messages: steps.flatMap((step) => step.response.messages ?? []),
-    outline: steps.flatMap((step) => step.content).map(line).filter((each) => each),
+    outline: steps.flatMap((step) => step.content).filter(isSomething).map(line),
     usage: [steps.length, result.totalUsage.inputTokens, result.totalUsage.outputTokens],
   };
+}
+
+/** The first chunk of a chat names the role, with no text yet, and that is a text for the SDK. */
+function isSomething(part) {
+  return part.type !== 'text' || part.text !== '';
 }
 
 /** What a part of a step is, and what it says. */

@@ -54,6 +54,7 @@ fn progress_is_shown_to_whom_it_does_not_break() {
     assert!(wants(&[]));
     assert!(!wants(&[("x-talaria-tool-progress", "OFF")]));
     assert!(!wants(&[("x-stainless-lang", "python")]));
+    assert!(!wants(&[("user-agent", "ai-sdk-openai/4.0.118")]));
     assert!(wants(&[
         ("x-stainless-lang", "python"),
         ("x-talaria-tool-progress", "on")

@@ -4,7 +4,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use talaria_domain::run::has_ended;
 use talaria_proto::v1::{
     self as pb, Approvals, Follow as FollowMode, GetResponseResponse, RunRequest, StartRunRequest,
@@ -19,10 +19,7 @@ use crate::error::ApiError;
 use crate::events::Events;
 use crate::front::read_body;
 use crate::session::Session;
-use crate::{Gateway, Tenant, approvals, idempotency, tool_items};
-
-/// Only OpenAI's SDKs send it.
-const X_STAINLESS_LANG: HeaderName = HeaderName::from_static("x-stainless-lang");
+use crate::{Gateway, Tenant, approvals, idempotency, sdk, tool_items};
 
 pub async fn create_response(
     State(gateway): State<Gateway>,
@@ -52,7 +49,7 @@ pub async fn create_response(
             show_new(&gateway, &tenant, view, *created, updates).await
         }
         Started::Replayed { id } => {
-            let is_sdk = headers.contains_key(X_STAINLESS_LANG);
+            let is_sdk = sdk::is_strict(&headers);
             let mut answer = show_replayed(&gateway, &tenant, view, id, is_sdk).await?;
             idempotency::put_replayed(answer.headers_mut());
             Ok(answer)
