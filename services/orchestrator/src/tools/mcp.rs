@@ -3,6 +3,7 @@
 mod connection;
 mod content;
 mod handler;
+mod http;
 mod lines;
 mod oversized;
 mod process;

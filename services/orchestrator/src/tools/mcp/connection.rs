@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::super::{McpTransport, Output};
 use super::handler::Handler;
 use super::lines::BoundedLines;
-use super::{content, process};
+use super::{content, http, process};
 
 /// Of one message; pictures come in one piece.
 const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
@@ -102,7 +102,8 @@ impl Connection {
                     .map_err(ConnectError::Client)?;
                 let config = StreamableHttpClientTransportConfig::with_uri(url.as_str())
                     .max_sse_event_size(MAX_MESSAGE_BYTES);
-                let transport = StreamableHttpClientTransport::with_client(client, config);
+                let transport =
+                    StreamableHttpClientTransport::with_client(http::Client(client), config);
                 (None, handler.serve_with_ct(transport, gone.clone()).await)
             }
         };
