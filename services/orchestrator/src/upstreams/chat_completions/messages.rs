@@ -129,20 +129,28 @@ fn user_part(part: &Value) -> Option<Value> {
     }
 }
 
-/// The text of a string or of content parts; anything else as JSON.
+/// The text of a string or of content parts, with a word for what is no text; anything else as JSON.
 fn plain_text(content: Option<&Value>, separator: &str) -> String {
     match content {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),
         Some(Value::Array(parts)) if parts.iter().all(Value::is_object) => {
-            let texts = parts.iter().filter_map(|part| {
-                part.get("text")
-                    .or_else(|| part.get("refusal"))
-                    .and_then(Value::as_str)
-            });
+            let texts = parts.iter().filter_map(part_as_text);
             texts.collect::<Vec<_>>().join(separator)
         }
         Some(other) => other.to_string(),
+    }
+}
+
+/// Only messages of users hold more than text. A model that is not told waits for a picture that never comes.
+fn part_as_text(part: &Value) -> Option<&str> {
+    match part["type"].as_str() {
+        Some("input_image") => Some("[an image, which this message cannot hold]"),
+        Some("input_file") => Some("[a file, which this message cannot hold]"),
+        _ => part
+            .get("text")
+            .or_else(|| part.get("refusal"))
+            .and_then(Value::as_str),
     }
 }
 
@@ -214,7 +222,7 @@ mod tests {
         insta::assert_snapshot!(of(None, &context), @r#"
         {"role":"assistant","content":"Let me see.","tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{}"}},{"id":"b","type":"function","function":{"name":"f","arguments":"{}"}}]}
         {"role":"tool","tool_call_id":"a","content":"1"}
-        {"role":"tool","tool_call_id":"b","content":"2"}
+        {"role":"tool","tool_call_id":"b","content":"2\n[an image, which this message cannot hold]"}
         {"role":"assistant","content":"Again.","tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]}
         {"role":"tool","tool_call_id":"c","content":"{\"x\":1}"}
         {"role":"assistant","content":null,"tool_calls":[{"id":"mcp_1","type":"function","function":{"name":"g","arguments":"{}"}}]}
