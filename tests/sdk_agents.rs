@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context;
 use talaria_testkit::deadline::within_duration;
 use talaria_testkit::foreign::{Node, Python};
 use talaria_testkit::process::succeeded;
@@ -43,6 +44,55 @@ async fn the_ai_sdk_drives_agents_with_tools_of_their_own() -> anyhow::Result<()
     let tests = node.tests(&in_tests("sdk_agents"))?;
 
     succeed("the Node tests", tests).await
+}
+
+/// The programs in docs/clients.md print what stands below them.
+#[tokio::test]
+async fn programs_that_the_docs_show_run_against_the_demo() -> anyhow::Result<()> {
+    let requirements = in_tests("sdk_python/requirements.txt");
+    let python = Python::with(requirements, FOLDER).await?;
+    let node = Node::with(in_tests("sdk_node"), FOLDER).await?;
+    let (Some(python), Some(node)) = (python, node) else {
+        return Ok(());
+    };
+    let options = Options {
+        runs: "[[agents]]\nname = \"hermes-agent\"\nupstream = \"toy\"".to_owned(),
+        upstream: "[upstreams.toy]\nkind = \"demo\"".to_owned(),
+        ..Options::default()
+    };
+    let stack = Stack::serve_with(TALARIA, options).await?;
+    let docs = std::fs::read_to_string(in_tests("../docs/clients.md"))?;
+    let docs = docs.replace("http://127.0.0.1:8642", &stack.gateways[0]);
+    let directory = TempDir::new()?;
+
+    let (program, expected) = shown(&docs, "python")?;
+    let file = directory.path().join("program.py");
+    std::fs::write(&file, program)?;
+    let said = printed("the Python program", python.command().arg(&file)).await?;
+    assert_eq!(said, expected);
+
+    let (program, expected) = shown(&docs, "js")?;
+    let file = directory.path().join("program.mjs");
+    std::fs::write(&file, program)?;
+    let mut command = node.program(directory.path())?;
+    let said = printed("the Node program", &mut command).await?;
+    assert_eq!(said, expected);
+    Ok(())
+}
+
+/// The block of code in `language`, and the block after it, which is what it prints.
+fn shown<'a>(docs: &'a str, language: &str) -> anyhow::Result<(&'a str, &'a str)> {
+    let fence = format!("\n```{language}\n");
+    let (_, program) = docs.split_once(&fence).context("no such block")?;
+    let (program, rest) = program.split_once("```\n```\n").context("no end")?;
+    let (printed, _) = rest.split_once("```\n").context("no end of the output")?;
+    Ok((program, printed))
+}
+
+async fn printed(what: &str, program: &mut tokio::process::Command) -> anyhow::Result<String> {
+    let output = within_duration(what, PATIENCE, program.kill_on_drop(true).output()).await??;
+    succeeded(what, &output)?;
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// Runs `tests` against a server of their own.

@@ -34,7 +34,7 @@ export const WAYS = {
     for await (const part of result.stream) parts.push(part.type);
     assert.deepEqual(errors, []);
     assert.ok(!parts.includes('error') && !parts.includes('tool-error'), parts.join());
-    const names = ['text', 'steps', 'totalUsage', 'warnings', 'response', 'output'];
+    const names = ['text', 'steps', 'totalUsage', 'responseMessages'];
     const values = await Promise.all(names.map((name) => result[name]));
     return shown(Object.fromEntries(names.map((name, at) => [name, values[at]])));
   },
@@ -45,9 +45,8 @@ function shown(result) {
   assert.deepEqual(steps.flatMap((step) => step.warnings ?? []), []);
   return {
     text: result.text,
-    output: result.output,
     responseId: steps.at(-1).providerMetadata.openai?.responseId,
-    messages: steps.flatMap((step) => step.response.messages ?? []),
+    messages: result.responseMessages,
     outline: steps.flatMap((step) => step.content).filter(isSomething).map(line),
     usage: [steps.length, result.totalUsage.inputTokens, result.totalUsage.outputTokens],
   };

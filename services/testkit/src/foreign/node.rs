@@ -34,6 +34,16 @@ impl Node {
         Ok(tokio::process::Command::from(command))
     }
 
+    /// Runs the one module in `sources`.
+    pub fn program(&self, sources: &Path) -> anyhow::Result<tokio::process::Command> {
+        let names = modules(sources)?;
+        let mut command = node_command("node");
+        command
+            .args(&names)
+            .current_dir(self.beside_the_packages(sources, &names)?);
+        Ok(tokio::process::Command::from(command))
+    }
+
     /// A file of a package.
     pub fn file(&self, path: &str) -> PathBuf {
         self.home.join("node_modules").join(path)
