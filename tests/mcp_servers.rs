@@ -55,7 +55,10 @@ impl Servers {
         let module = self.module("everything");
         let module = module.to_str().context("an odd path")?;
         let port = port.to_string();
-        let server = Process::start("node", &[module, "streamableHttp"], &[("PORT", &port)])?;
+        // Node 18 has no global `crypto` without it; later ones ignore it.
+        let crypto = "--experimental-global-webcrypto";
+        let arguments = [crypto, module, "streamableHttp"];
+        let server = Process::start("node", &arguments, &[("PORT", &port)])?;
         let ready = format!("listening on port {port}");
         server.wait_for_line(|line| line.contains(&ready)).await?;
         Ok(server)
