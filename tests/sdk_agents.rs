@@ -98,6 +98,7 @@ async fn printed(what: &str, program: &mut tokio::process::Command) -> anyhow::R
 /// Runs `tests` against a server of their own.
 ///
 /// `MCP_LOG` tells them what the server's tools were asked, `AGENTS` the names of the agents: one for each kind of upstream.
+/// A third, `careful`, asks people first.
 async fn succeed(what: &str, mut tests: tokio::process::Command) -> anyhow::Result<()> {
     let directory = TempDir::new()?;
     let log = directory.path().join("log");
@@ -107,6 +108,8 @@ async fn succeed(what: &str, mut tests: tokio::process::Command) -> anyhow::Resu
         upstream: format!(
             "[upstreams.chat]\nkind = \"chat_completions\"\nbase_url = \"{}\"\n\
              [[agents]]\nname = \"chatting\"\nmodel = \"scripted\"\nupstream = \"chat\"\nmcp_servers = [\"scripted\"]\n\
+             [[agents]]\nname = \"careful\"\nmodel = \"scripted\"\nupstream = \"main\"\nmcp_servers = [\"scripted\"]\n\
+             require_approval = [\"once_effect\"]\n\
              [mcp_servers.scripted]\ncommand = \"python3\"\nargs = [\"{}\"]\nenv = {{ MCP_LOG = \"{}\" }}\n",
             chat.base_url(),
             in_tests("mcp/server.py").display(),

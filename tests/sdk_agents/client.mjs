@@ -46,6 +46,7 @@ function shown(result) {
   return {
     text: result.text,
     responseId: steps.at(-1).providerMetadata.openai?.responseId,
+    content: steps.at(-1).content,
     messages: result.responseMessages,
     outline: steps.flatMap((step) => step.content).filter(isSomething).map(line),
     usage: [steps.length, result.totalUsage.inputTokens, result.totalUsage.outputTokens],

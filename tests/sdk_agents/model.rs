@@ -5,11 +5,12 @@ use serde_json::{Value, json};
 use talaria_testkit::upstream::{ChatStream, Request, ResponsesStream, Script};
 
 /// The tools that the model knows: name, and what its words are.
-const TOOLS: [(&str, &[&str]); 7] = [
+const TOOLS: [(&str, &[&str]); 8] = [
     ("echo", &["text"]),
     ("add", &["a", "b"]),
     ("fail", &[]),
     ("image", &[]),
+    ("once_effect", &["text"]),
     ("weather", &["city"]),
     ("transfer_to_poet", &[]),
     ("appeared", &[]),
