@@ -45,9 +45,28 @@ impl Servers {
     /// The settings for such a server as a program.
     fn program(&self, name: &str, argument: &Path) -> String {
         format!(
-            "[mcp_servers.{name}]\ncommand = \"node\"\nargs = [{:?}, {argument:?}]\n",
-            self.module(name)
+            "[mcp_servers.{name}]\ncommand = \"node\"\nargs = [\"{}\", \"{}\"]\n",
+            self.module(name).display(),
+            argument.display()
         )
+    }
+
+    /// The settings for all servers as programs, with their files in `folder`.
+    fn all(&self, folder: &Path) -> String {
+        let nothing = Path::new("");
+        let memory = folder.join("memory.jsonl");
+        [
+            self.program("everything", Path::new("stdio")),
+            self.program("filesystem", folder),
+            self.program("memory", nothing),
+            format!("env = {{ MEMORY_FILE_PATH = \"{}\" }}\n", memory.display()),
+            self.program("sequential-thinking", nothing),
+            format!(
+                "[mcp_servers.time]\ncommand = \"{}\"\n",
+                self.python.program("mcp-server-time").display()
+            ),
+        ]
+        .concat()
     }
 
     /// Starts the server that has everything on `port`.
@@ -199,19 +218,6 @@ async fn reference_servers_work_side_by_side() -> anyhow::Result<()> {
     std::fs::write(&note, "Remember the milk.")?;
     let port = free_port()?;
     let _web = servers.serve(port).await?;
-    let memory = directory.path().join("memory.jsonl");
-    let tables = [
-        servers.program("everything", Path::new("stdio")),
-        servers.program("filesystem", directory.path()),
-        servers.program("memory", Path::new("")),
-        format!("env = {{ MEMORY_FILE_PATH = {memory:?} }}\n"),
-        servers.program("sequential-thinking", Path::new("")),
-        format!(
-            "[mcp_servers.time]\ncommand = {:?}\n",
-            servers.python.program("mcp-server-time")
-        ),
-        over_http(port),
-    ];
     let names = [
         "everything",
         "filesystem",
@@ -220,7 +226,8 @@ async fn reference_servers_work_side_by_side() -> anyhow::Result<()> {
         "time",
         "web",
     ];
-    let stack = stack(ApiKind::Responses, &names, &tables.concat()).await?;
+    let tables = servers.all(directory.path()) + &over_http(port);
+    let stack = stack(ApiKind::Responses, &names, &tables).await?;
 
     let ada = json!({"name": "Ada", "entityType": "person", "observations": ["counts"]});
     let noon = json!({"source_timezone": "UTC", "time": "12:00", "target_timezone": "Asia/Tokyo"});

@@ -72,9 +72,10 @@ impl Node {
 fn modules(folder: &Path) -> anyhow::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".mjs") {
-            names.push(name);
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.extension().is_some_and(|extension| extension == "mjs") {
+            names.push(name.into_owned());
         }
     }
     names.sort();
