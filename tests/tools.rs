@@ -20,7 +20,7 @@ const UNKNOWN: &str = "outcome unknown: the server that ran this tool stopped be
 struct WithTools {
     stack: Stack,
     log: PathBuf,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// `server` are lines below `[mcp_servers.scripted]`, `agent` below `[[agents]]`.
@@ -43,7 +43,7 @@ async fn with_tools(kind: ApiKind, server: &str, agent: &str) -> anyhow::Result<
     Ok(WithTools {
         stack: Stack::serve_with(TALARIA, options).await?,
         log,
-        _directory: directory,
+        directory,
     })
 }
 
@@ -134,7 +134,7 @@ async fn a_model_calls_tools_side_by_side_reads_their_results_and_answers() -> a
             let WithTools {
                 stack,
                 log,
-                _directory,
+                directory: _directory,
             } = with_tools(kind, "", "").await?;
             let made = [
                 ("call_a", "calculator", r#"{"expression":"6 * 7"}"#),
@@ -200,7 +200,9 @@ async fn a_model_calls_tools_side_by_side_reads_their_results_and_answers() -> a
 async fn calls_show_as_mcp_calls_to_who_wants_them_so() -> anyhow::Result<()> {
     for kind in KINDS {
         let WithTools {
-            stack, _directory, ..
+            stack,
+            directory: _directory,
+            ..
         } = with_tools(kind, "", "tool_items = \"mcp_call\"").await?;
         let made = [
             ("call_a", "add", r#"{"a":1,"b":2}"#),
@@ -235,7 +237,9 @@ async fn calls_show_as_mcp_calls_to_who_wants_them_so() -> anyhow::Result<()> {
 async fn a_call_of_the_client_s_beside_one_of_ours_is_left_to_the_client() -> anyhow::Result<()> {
     let kind = ApiKind::Responses;
     let WithTools {
-        stack, _directory, ..
+        stack,
+        directory: _directory,
+        ..
     } = with_tools(kind, "", "").await?;
     let made = [
         ("call_a", "add", r#"{"a":1,"b":2}"#),
@@ -262,7 +266,9 @@ async fn a_call_of_the_client_s_beside_one_of_ours_is_left_to_the_client() -> an
 async fn a_server_that_crashes_is_an_error_that_the_model_reads() -> anyhow::Result<()> {
     let kind = ApiKind::Responses;
     let WithTools {
-        stack, _directory, ..
+        stack,
+        directory: _directory,
+        ..
     } = with_tools(kind, "", "").await?;
     stack
         .upstream
@@ -288,7 +294,7 @@ async fn a_call_that_was_whole_when_its_answer_broke_off_runs_once() -> anyhow::
         let WithTools {
             stack,
             log,
-            _directory,
+            directory: _directory,
         } = with_tools(kind, "", agent).await?;
         let broken = ResponsesStream::new()
             .function_call("call_a", "once_effect", &["{}"])
@@ -327,7 +333,9 @@ async fn calls_begin_together_but_no_more_at_a_time_than_the_agent_may() -> anyh
     ];
     for (agent, expected) in table {
         let WithTools {
-            stack, _directory, ..
+            stack,
+            directory: _directory,
+            ..
         } = with_tools(kind, "", agent).await?;
         let made = [
             ("a", "wait", r#"{"seconds":1}"#),
@@ -368,7 +376,9 @@ async fn a_run_that_calls_too_often_ends_incomplete() -> anyhow::Result<()> {
     ];
     for (agent, reason, asked) in tables {
         let WithTools {
-            stack, _directory, ..
+            stack,
+            directory: _directory,
+            ..
         } = with_tools(kind, "", agent).await?;
         let count = std::sync::atomic::AtomicUsize::new(0);
         let differs = reason != "repeated_calls";
@@ -394,7 +404,7 @@ async fn cancelling_a_run_ends_the_call_that_it_waits_for() -> anyhow::Result<()
     let WithTools {
         stack,
         log,
-        _directory,
+        directory: _directory,
     } = with_tools(kind, "", "").await?;
     stack
         .upstream
@@ -445,7 +455,7 @@ async fn crash(
     let WithTools {
         mut stack,
         log,
-        _directory,
+        directory: _directory,
     } = with_tools(kind, server, agent).await?;
     let call = || ResponsesStream::new().function_call("call_a", tool, &["{}"]);
     match point {
@@ -542,7 +552,7 @@ async fn a_call_whose_process_died_between_its_intent_and_the_call_is_not_made_l
         let WithTools {
             mut stack,
             log,
-            _directory,
+            directory,
         } = with_tools(kind, "", &agent).await?;
         let made = ResponsesStream::new()
             .gate("server started")
@@ -552,7 +562,7 @@ async fn a_call_whose_process_died_between_its_intent_and_the_call_is_not_made_l
         let mut reader = stack.stream(&json!({"input": "go on"})).await?;
         stack.upstream.request(0).await?;
         // The first call kills the tool's server, which then does not come back for the second.
-        let hang = _directory.path().join("hang");
+        let hang = directory.path().join("hang");
         std::fs::write(&hang, "")?;
         stack.upstream.open("server started");
         let is_second_intent = |frame: &sse::Frame| {
@@ -598,7 +608,7 @@ async fn a_call_whose_reply_was_never_written_down_is_not_made_twice() -> anyhow
     let WithTools {
         mut stack,
         log,
-        _directory,
+        directory,
     } = with_tools(kind, "", "").await?;
     stack
         .upstream
@@ -621,7 +631,7 @@ async fn a_call_whose_reply_was_never_written_down_is_not_made_twice() -> anyhow
         let row = watcher.query_one(WAITS, &[]).await?;
         anyhow::Ok(row.get::<_, i64>(0))
     };
-    std::fs::write(_directory.path().join("gate"), "")?;
+    std::fs::write(directory.path().join("gate"), "")?;
     within("the result on its way to the log", async {
         while waiting().await? == 0 {}
         anyhow::Ok(())

@@ -65,7 +65,8 @@ fn sessions(version: i32, ids: &[Uuid]) -> Vec<String> {
     let mut sessions: Vec<String> = ids.iter().map(Uuid::to_string).collect();
     if version >= WITH_SESSIONS {
         sessions[..2].fill("ada".into());
-        sessions[3] = sessions[2].clone();
+        let like_the_second = sessions[2].clone();
+        sessions[3] = like_the_second;
     }
     sessions
 }
