@@ -306,6 +306,7 @@ fn a_full_file_says_which_agents_there_are_and_whom_they_call() {
                 api_key: Some(
                     SecretBox<str>([REDACTED]),
                 ),
+                resumable: false,
             },
             connect_timeout: 1s,
             first_byte_timeout: 2s,
@@ -581,8 +582,9 @@ fn the_openai_variables_replace_the_demo() {
         let [agent] = &settings.agents[..] else {
             panic!("{settings:?}")
         };
-        let Endpoint::Responses { base_url, api_key } =
-            &settings.upstreams[&agent.upstreams[0]].endpoint
+        let Endpoint::Responses {
+            base_url, api_key, ..
+        } = &settings.upstreams[&agent.upstreams[0]].endpoint
         else {
             panic!("{settings:?}")
         };

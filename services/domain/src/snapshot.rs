@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use serde_json::Value;
 use talaria_proto::v1::event::Kind;
-use talaria_proto::v1::{Event, OutputItem, PartDelta, Response, Status};
+use talaria_proto::v1::{Event, OutputItem, PartDelta, Response, Status, Usage};
 
 use crate::ids::{ItemPlace, ResponseId};
 use crate::item::{Item, OpenItem, Part};
+use crate::link::{self, Logged};
 use crate::model::{Field, Object};
 use crate::run::ApprovedCall;
 
@@ -20,6 +21,10 @@ pub struct Snapshot {
     step_starts: Vec<usize>,
     /// A tool's result came after the model's last item.
     is_answered: bool,
+    /// Of all model calls, as it was noted last.
+    noted_usage: Option<Usage>,
+    /// The model call whose upstream can go on with it, if it was the last.
+    logged: Option<Box<Logged>>,
     next_sequence_number: u64,
 }
 
@@ -74,6 +79,23 @@ impl Snapshot {
         self.is_answered
     }
 
+    /// The usage of all model calls, as it was noted last.
+    pub fn noted_usage(&self) -> Option<Usage> {
+        self.noted_usage
+    }
+
+    /// What is noted of a model call whose upstream can go on with it.
+    pub(crate) fn logged(&self) -> Option<&Logged> {
+        self.logged.as_deref()
+    }
+
+    /// Takes in what is noted on the last event after it was added: the upstream's events up to `cursor` are told.
+    pub(crate) fn heard(&mut self, cursor: u64) {
+        if let Some(logged) = &mut self.logged {
+            logged.heard(cursor);
+        }
+    }
+
     /// The response without its output, as of the last lifecycle event.
     pub fn base(&self) -> &Response {
         &self.response
@@ -113,7 +135,12 @@ impl Snapshot {
             .kind
             .as_ref()
             .ok_or_else(|| unfit("it has no kind this version knows"))?;
+        let items = self.items.len();
         self.apply_kind(kind).map_err(unfit)?;
+        if let Some(note) = &event.note {
+            self.noted_usage = note.usage.or(self.noted_usage);
+        }
+        link::follow(&mut self.logged, event, items);
         self.next_sequence_number += 1;
         Ok(())
     }

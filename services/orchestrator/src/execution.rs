@@ -99,6 +99,7 @@ impl Execution {
                 StepEnd::Cancelled => break End::Cancelled,
             }
         };
+        self.let_go(false);
         writer.settle().await?;
         writer.add(self.end(&end));
         // Boxed, so that a run does not hold the room for its end from the beginning.
@@ -108,6 +109,8 @@ impl Execution {
     /// Ends the run without asking the model.
     pub async fn end_at_once(mut self, end: End) -> Result<(), Left> {
         self.expect_tools();
+        self.let_go(false);
+        self.run.model_broke();
         let mut writer = Writer::new(self.sink.clone(), self.watched);
         writer.add(self.end(&end));
         writer.finish(&self.run, self.input).await

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use talaria_domain::context::{call_items, tell_approvals};
+use talaria_domain::link::Link;
 use talaria_domain::model::{ModelCall, ModelEvent, Outcome};
 use talaria_domain::run::{End, Step};
 use tokio::time::Instant;
 
 use super::writer::Writer;
 use super::{Execution, Left, Sink, StepEnd, tools};
+use crate::breaker::Refusal;
 use crate::retry::{Attempts, Decision, Failure};
 use crate::tools::ToolList;
-use crate::upstreams::{CallError, CallErrorKind, Form, ModelStream, Upstream};
+use crate::upstreams::{CallError, CallErrorKind, Form, ModelStream, Turn, Upstream};
 
 /// The first pause between two attempts, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -38,14 +40,23 @@ impl Execution {
         let mut not_streamed = None;
         loop {
             let agent = Arc::clone(&self.agent);
+            let link = self.run.link();
+            if let Some(link) = &link {
+                let Some(position) = agent.resumable(&link.upstream) else {
+                    self.run.model_broke();
+                    return Ok(StepEnd::Over);
+                };
+                attempts.upstream = position;
+            }
             let upstream = agent.upstreams.get(attempts.upstream);
             let form = attempts.form;
-            let attempt = match upstream {
-                Some(upstream) => {
+            let attempt = match (upstream, &link) {
+                (Some(upstream), Some(link)) => self.resume(upstream, link, writer).await?,
+                (Some(upstream), None) => {
                     let call = self.model_call(tools, attempts.upstream > 0);
-                    self.ask(upstream, &call, form, writer).await?
+                    self.ask(upstream, &call, attempts, writer).await?
                 }
-                None => Attempt::Failed(CallError::unhealthy(Duration::ZERO)),
+                (None, _) => Attempt::Failed(CallError::unhealthy(Duration::ZERO)),
             };
             let error = match attempt {
                 Attempt::Over => {
@@ -55,25 +66,32 @@ impl Execution {
                 Attempt::Cancelled => return Ok(StepEnd::Cancelled),
                 Attempt::Failed(error) => error,
             };
-            if !self.run.step_has_shown() {
-                self.run.forget_unshown();
-            }
+            let link_before = link.map(|link| link.cursor);
+            let link = self.run.link();
             let decision = attempts.decide(Failure {
                 error: &error,
                 shown: self.run.step_has_shown(),
+                is_linked: link.is_some(),
+                has_progressed: link.is_some_and(|link| Some(link.cursor) > link_before),
                 max_retries: upstream.map_or(0, |upstream| upstream.max_retries()),
                 upstreams: agent.upstreams.len(),
                 on_broken_stream: self.on_broken_stream,
             });
             let name = upstream.map(|upstream| upstream.name());
             tracing::warn!(kind = ?error.kind, upstream = name, ?decision, "a model call failed");
+            if !matches!(decision, Decision::Resume { .. }) {
+                if !self.run.step_has_shown() {
+                    self.run.forget_unshown();
+                }
+                self.let_go(matches!(error.kind, CallErrorKind::Reported { .. }));
+            }
             match decision {
                 Decision::Otherwise => {
                     if attempts.form == Form::Whole {
                         not_streamed = Some(error);
                     }
                 }
-                Decision::Again { at_least } => {
+                Decision::Again { at_least } | Decision::Resume { at_least } => {
                     if let StepEnd::Cancelled = self.pause(attempts, at_least, writer).await? {
                         return Ok(StepEnd::Cancelled);
                     }
@@ -112,36 +130,118 @@ impl Execution {
         &mut self,
         upstream: &Upstream,
         call: &ModelCall,
-        form: Form,
+        attempts: &Attempts,
         writer: &mut Writer,
     ) -> Result<Attempt, Left> {
-        let admitted = upstream.breaker().admit(Instant::now());
-        if let Err(wait) = admitted {
-            return Ok(Attempt::Failed(CallError::unhealthy(wait)));
+        let has_next = attempts.upstream + 1 < self.agent.upstreams.len();
+        let turn = match self.turn(upstream, has_next, writer).await? {
+            None => return Ok(Attempt::Cancelled),
+            Some(Err(error)) => return Ok(Attempt::Failed(error)),
+            Some(Ok(turn)) => turn,
+        };
+        // What its client does not want kept is kept nowhere.
+        let is_stored = matches!(self.sink, Sink::Stored(_));
+        let form = match attempts.form {
+            Form::Stream if upstream.is_resumable() && is_stored => Form::Kept,
+            form => form,
+        };
+        let called = upstream.call(call, form);
+        let called = self.meanwhile(writer, called).await?;
+        self.listen(turn, called, writer).await
+    }
+
+    /// Goes on with the stream of a response that the upstream keeps.
+    async fn resume(
+        &mut self,
+        upstream: &Upstream,
+        link: &Link,
+        writer: &mut Writer,
+    ) -> Result<Attempt, Left> {
+        let turn = match self.turn(upstream, false, writer).await? {
+            None => return Ok(Attempt::Cancelled),
+            Some(Err(error)) => return Ok(Attempt::Failed(error)),
+            Some(Ok(turn)) => turn,
+        };
+        let resumed = self.meanwhile(writer, upstream.resume(link)).await?;
+        let attempt = self.listen(turn, resumed, writer).await?;
+        let Attempt::Failed(error) = attempt else {
+            return Ok(attempt);
+        };
+        let may_pass = error.kind.is_transient() && !matches!(error.kind, CallErrorKind::Empty);
+        let is_over = matches!(error.kind, CallErrorKind::Reported { .. });
+        if may_pass || is_over || self.run.link().as_ref() != Some(link) {
+            return Ok(Attempt::Failed(error));
         }
-        let attempt = match self.meanwhile(writer, upstream.call(call, form)).await? {
+        tracing::warn!(kind = ?error.kind, upstream = upstream.name(), "a response of an upstream's is lost");
+        self.let_go(false);
+        Ok(Attempt::Failed(CallError::lost()))
+    }
+
+    /// Reads what the upstream says, and lets its breaker know.
+    async fn listen(
+        &mut self,
+        turn: Turn<'_>,
+        called: Option<Result<ModelStream, CallError>>,
+        writer: &mut Writer,
+    ) -> Result<Attempt, Left> {
+        let attempt = match called {
             None => return Ok(Attempt::Cancelled),
             Some(Err(error)) => Attempt::Failed(error),
-            Some(Ok(stream)) => self.read_model(upstream, stream, writer).await?,
+            Some(Ok(stream)) => self.read_model(&turn, stream, writer).await?,
         };
         match &attempt {
-            Attempt::Failed(error) if error.kind.is_trouble() => {
-                if upstream.breaker().failed(Instant::now()) {
-                    tracing::error!(
-                        upstream = upstream.name(),
-                        "an upstream fails and is left alone"
-                    );
-                }
-            }
-            Attempt::Over | Attempt::Failed(_) => upstream.breaker().answered(),
+            Attempt::Failed(error) if error.kind.is_trouble() => turn.failed(),
+            Attempt::Over | Attempt::Failed(_) => turn.answered(),
             Attempt::Cancelled => {}
         }
         Ok(attempt)
     }
 
+    /// Gives up the response that an upstream keeps for this run. Unless it is over by itself, it is cancelled there;
+    /// the run need not wait for it.
+    pub(super) fn let_go(&mut self, is_over: bool) {
+        let Some((upstream, response_id)) = self.run.let_go() else {
+            return;
+        };
+        let Some(position) = self.agent.resumable(&upstream).filter(|_| !is_over) else {
+            return;
+        };
+        let upstream = Arc::clone(&self.agent.upstreams[position]);
+        let cancel = async move { upstream.cancel(&response_id).await };
+        self.sink.tasks().spawn(cancel);
+    }
+
+    /// Leave to ask the upstream; `None` if the run is cancelled meanwhile.
+    ///
+    /// While another run's call tries whether the upstream is back, this one waits for what comes of it, unless there is
+    /// another upstream to ask.
+    async fn turn<'u>(
+        &mut self,
+        upstream: &'u Upstream,
+        has_next: bool,
+        writer: &mut Writer,
+    ) -> Result<Option<Result<Turn<'u>, CallError>>, Left> {
+        let until = Instant::now() + upstream.first_byte_timeout();
+        loop {
+            let wait = match upstream.turn() {
+                Ok(turn) => return Ok(Some(Ok(turn))),
+                Err(Refusal::Open(wait)) => return Ok(Some(Err(CallError::unhealthy(wait)))),
+                Err(Refusal::Probing(wait)) => wait,
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            if has_next || left.is_zero() {
+                return Ok(Some(Err(CallError::unhealthy(wait))));
+            }
+            let is_over = upstream.probe_is_over(wait.min(left));
+            if self.meanwhile(writer, is_over).await?.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+
     async fn read_model(
         &mut self,
-        upstream: &Upstream,
+        turn: &Turn<'_>,
         mut stream: ModelStream,
         writer: &mut Writer,
     ) -> Result<Attempt, Left> {
@@ -156,7 +256,7 @@ impl Execution {
                 more = stream.next(&mut said), if writer.has_room() => {
                     if !has_begun && !said.is_empty() {
                         has_begun = true;
-                        upstream.breaker().began();
+                        turn.began();
                     }
                     let mut end = said.drain(..).find_map(|event| self.take_in(event));
                     if end.is_none() {
@@ -168,6 +268,9 @@ impl Execution {
                     }
                     writer.add(self.take_events());
                     if let Some(end) = end {
+                        if let Attempt::Failed(_) = end {
+                            self.run.add_usage(stream.take_usage());
+                        }
                         // So that its connection can be used again; nobody waits for it.
                         self.sink.tasks().spawn(stream.drain());
                         return Ok(end);
@@ -182,8 +285,12 @@ impl Execution {
         match event {
             ModelEvent::Finished {
                 outcome: Outcome::Failed(error),
+                usage,
                 ..
-            } => Some(Attempt::Failed(CallError::reported(error))),
+            } => {
+                self.run.add_usage(usage);
+                Some(Attempt::Failed(CallError::reported(error)))
+            }
             ModelEvent::Finished { .. } => {
                 self.run.on_model(event);
                 Some(Attempt::Over)
@@ -193,7 +300,9 @@ impl Execution {
             | ModelEvent::Text { .. }
             | ModelEvent::Annotation { .. }
             | ModelEvent::Progress { .. }
-            | ModelEvent::ItemDone { .. } => {
+            | ModelEvent::ItemDone { .. }
+            | ModelEvent::Began { .. }
+            | ModelEvent::Heard { .. } => {
                 self.run.on_model(event);
                 None
             }
@@ -204,6 +313,10 @@ impl Execution {
     fn model_ended(&mut self) -> Attempt {
         if !self.run.step_has_said() {
             return Attempt::Failed(CallError::empty());
+        }
+        // The upstream has the rest.
+        if self.run.link().is_some() {
+            return Attempt::Failed(CallError::cut_short());
         }
         // Nobody knows what would have followed, so the tool must not run.
         if self.run.is_within_call() {

@@ -1,7 +1,9 @@
 //! From the bytes of an answer, in whatever form it comes, to what the model said.
 
 use talaria_domain::model::ModelEvent;
+use talaria_proto::v1::Usage;
 
+use super::responses::tracking::Tracking;
 use super::sse::{Decoder, Frame};
 use super::{CallError, chat_completions, responses};
 
@@ -36,8 +38,9 @@ enum Parser {
 }
 
 impl Reader {
-    pub fn responses() -> Self {
-        Self::of(Parser::Responses(responses::parser::Parser::default()))
+    /// With `tracking`, of a response that the upstream keeps.
+    pub fn responses(tracking: Option<Tracking>) -> Self {
+        Self::of(Parser::Responses(responses::parser::Parser::new(tracking)))
     }
 
     /// `turn` as in [`chat_completions::parser::Parser::new`].
@@ -62,6 +65,8 @@ impl Reader {
             bytes = bytes.trim_ascii_start();
             self.form = match bytes.first() {
                 None => return Ok(()),
+                // A response that goes on is no answer.
+                Some(b'{') if self.parser.goes_on() => return Err(CallError::lost()),
                 Some(b'{') => Form::Whole(Vec::new()),
                 Some(b'<') => {
                     return Err(CallError::protocol(
@@ -125,6 +130,14 @@ impl Reader {
         }
     }
 
+    /// What was said to be used so far, if the answer broke off before its end.
+    pub fn take_usage(&mut self) -> Option<Usage> {
+        match &mut self.parser {
+            Parser::Responses(parser) => parser.take_usage(),
+            Parser::ChatCompletions { parser, .. } => parser.take_usage(),
+        }
+    }
+
     /// Whether nothing more will be said.
     pub fn is_finished(&self) -> bool {
         self.finished
@@ -132,6 +145,14 @@ impl Reader {
 }
 
 impl Parser {
+    /// Whether the stream is one that was begun before.
+    fn goes_on(&self) -> bool {
+        match self {
+            Self::Responses(parser) => parser.goes_on(),
+            Self::ChatCompletions { .. } => false,
+        }
+    }
+
     fn push(&mut self, frame: &Frame<'_>, events: &mut Vec<ModelEvent>) {
         match self {
             Self::Responses(parser) => parser.push(frame, events),

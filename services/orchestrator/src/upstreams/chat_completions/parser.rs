@@ -101,6 +101,11 @@ impl Parser {
         self.finished
     }
 
+    /// The usage that was told, if the call has not finished: then its end does not say it.
+    pub fn take_usage(&mut self) -> Option<Usage> {
+        self.usage.take()
+    }
+
     /// Finishes the call at the end of the stream, if the model came to an end.
     pub fn finish(&mut self, events: &mut Vec<ModelEvent>) {
         if self.finished {
@@ -157,12 +162,12 @@ impl Parser {
     fn push_chunk(&mut self, mut chunk: Object, named_error: bool, events: &mut Vec<ModelEvent>) {
         let is_error = lenient::text(&chunk, "type") == Some("error")
             || lenient::text(&chunk, "object") == Some("error");
+        self.usage = lenient::usage(chunk.get("usage")).or(self.usage.take());
         if named_error || is_error || lenient::has(&chunk, "error") {
             self.outcome = Some(Outcome::Failed(lenient::error_in(chunk)));
             self.finish(events);
             return;
         }
-        self.usage = lenient::usage(chunk.get("usage")).or(self.usage.take());
         let choices = lenient::take_objects(&mut chunk, "choices");
         let first = choices.into_iter().find(|choice| {
             choice

@@ -9,7 +9,7 @@ use tracing::debug;
 
 use crate::upstreams::Form;
 
-/// Parameters that are between the client and us; the upstream keeps nothing, and streams if it can.
+/// Parameters that are between the client and us; the upstream streams if it can, and keeps nothing that it need not.
 const OURS: [&str; 12] = [
     "model",
     "input",
@@ -54,11 +54,15 @@ pub fn body(call: &ModelCall, form: Form) -> String {
             _ => drop(writer.raw(name, &Value::to_string(value))),
         }
     }
-    let stream = match form {
-        Form::Stream => "true",
-        Form::Whole => "false",
+    match form {
+        Form::Stream => writer.raw("stream", "true").raw("store", "false"),
+        Form::Whole => writer.raw("stream", "false").raw("store", "false"),
+        // It goes on without us, and can be found again.
+        Form::Kept => writer
+            .raw("stream", "true")
+            .raw("store", "true")
+            .raw("background", "true"),
     };
-    writer.raw("stream", stream).raw("store", "false");
     writer.finish()
 }
 
