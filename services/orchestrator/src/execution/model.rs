@@ -184,13 +184,19 @@ impl Execution {
         called: Option<Result<ModelStream, CallError>>,
         writer: &mut Writer,
     ) -> Result<Attempt, Left> {
+        let link_before = self.run.link();
         let attempt = match called {
             None => return Ok(Attempt::Cancelled),
             Some(Err(error)) => Attempt::Failed(error),
             Some(Ok(stream)) => self.read_model(&turn, stream, writer).await?,
         };
+        // One that says a little more each time is not down.
+        let has_progressed = self
+            .run
+            .link()
+            .is_some_and(|link| Some(link) != link_before);
         match &attempt {
-            Attempt::Failed(error) if error.kind.is_trouble() => turn.failed(),
+            Attempt::Failed(error) if error.kind.is_trouble() && !has_progressed => turn.failed(),
             Attempt::Over | Attempt::Failed(_) => turn.answered(),
             Attempt::Cancelled => {}
         }
