@@ -138,7 +138,7 @@ async fn a_server_that_is_killed_goes_on_with_its_upstream_s_stream() -> anyhow:
         let script = script.clone();
         move |request| {
             let hang = |script: Script| script.gate("never");
-            let count = if is_post(request) { 10 } else { usize::MAX };
+            let count = if is_post(request) { 12 } else { usize::MAX };
             Some(events(&script, starting_after(request), count, hang))
         }
     });
