@@ -5,7 +5,7 @@ pub mod demo;
 mod error;
 mod http;
 mod lenient;
-mod reader;
+pub mod reader;
 pub mod responses;
 mod retry_after;
 pub mod sse;
