@@ -103,7 +103,7 @@ fn told(events: &[ModelEvent], is_broken: bool) -> Vec<Event> {
     }
     let end = match run.next_step() {
         Step::Finish(end) => end,
-        Step::CallModel | Step::RunTools(_) => End::Cancelled,
+        Step::CallModel | Step::RunTools(_) | Step::Wait(_) => End::Cancelled,
     };
     run.finish(&end, 1);
     run.take_events()
