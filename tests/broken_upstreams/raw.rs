@@ -164,21 +164,21 @@ pub async fn play_all(kind: ApiKind) -> anyhow::Result<()> {
         ApiKind::ChatCompletions => "chat_completions",
     };
     let mut servers = JoinSet::new();
-    let mut tables = String::new();
+    let mut tables = Vec::new();
     let mut cases = Vec::new();
     for (number, (case, said)) in table(kind).into_iter().enumerate() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        tables += &format!(
+        tables.push(format!(
             "[[agents]]\nname = \"case{number}\"\nupstream = \"case{number}\"\nmodel = \"m\"\n\
              [upstreams.case{number}]\nkind = \"{api}\"\nbase_url = \"http://{}/v1\"\n{PATIENCE}\n",
             listener.local_addr()?
-        );
+        ));
         servers.spawn(answer(listener, said));
         cases.push((format!("case{number}"), case));
     }
     let options = Options {
         kind,
-        upstream: tables,
+        upstream: tables.concat(),
         ..Options::default()
     };
     let stack = Stack::serve_with(TALARIA, options).await?;

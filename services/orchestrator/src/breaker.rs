@@ -129,6 +129,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
     const PROBE: Duration = Duration::from_secs(70);
+    const REST: Duration = Duration::from_secs(69);
     const USUAL: Admitted = Admitted { probe: None };
     const OPEN_YET: Result<Admitted, Refusal> = Err(Refusal::Open(OPEN));
 
@@ -181,7 +182,7 @@ mod tests {
         let mut breaker = broken(start);
         assert!(try_at(&mut breaker, later).is_ok());
         let waits = try_at(&mut breaker, later + SECOND);
-        assert_eq!(waits, Err(Refusal::Probing(PROBE - SECOND)));
+        assert_eq!(waits, Err(Refusal::Probing(REST)));
 
         assert!(breaker.began());
         assert_eq!(try_at(&mut breaker, later), Ok(USUAL));

@@ -37,7 +37,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
         retry_after(
-            &HeaderMap::from_iter(pairs),
+            &pairs.collect::<HeaderMap>(),
             UNIX_EPOCH + Duration::from_secs(NOW),
         )
     }

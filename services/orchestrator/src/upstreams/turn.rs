@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::Upstream;
-use crate::breaker::{Admitted, Refusal};
+use crate::breaker::{Admitted, Breaker, Refusal};
 
 /// Leave to make one call. Dropped without a word, it leaves its place to another.
 #[derive(Debug)]
@@ -40,17 +40,13 @@ impl Upstream {
 impl Turn<'_> {
     /// The answer begins.
     pub fn began(&self) {
-        self.upstream
-            .health
-            .send_if_modified(|breaker| breaker.began());
+        self.upstream.health.send_if_modified(Breaker::began);
     }
 
     /// The upstream answered.
     pub fn answered(mut self) {
         self.admitted = None;
-        self.upstream
-            .health
-            .send_if_modified(|breaker| breaker.answered());
+        self.upstream.health.send_if_modified(Breaker::answered);
     }
 
     /// The call failed.
@@ -76,5 +72,72 @@ impl Drop for Turn<'_> {
                 .health
                 .send_if_modified(|breaker| breaker.gave_up(&admitted));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::super::{Kind, UpstreamConfig};
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    /// An upstream that was left alone until a moment ago.
+    fn was_down() -> Upstream {
+        let upstream = Upstream::new(UpstreamConfig {
+            name: "test".to_owned(),
+            kind: Kind::Responses,
+            base_url: "http://127.0.0.1:1/v1".to_owned(),
+            api_key: None,
+            connect_timeout: MINUTE,
+            first_byte_timeout: MINUTE,
+            idle_timeout: MINUTE,
+            total_timeout: MINUTE,
+            max_retries: 0,
+            resumable: false,
+        });
+        let upstream = upstream.unwrap();
+        let before = Instant::now().checked_sub(Duration::from_secs(16)).unwrap();
+        upstream.health.send_modify(|breaker| {
+            for _ in 0..5 {
+                let call = breaker.admit(before, MINUTE).unwrap();
+                breaker.failed(&call, before);
+            }
+        });
+        upstream
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_goes_as_soon_as_the_answer_of_the_call_that_tries_begins() {
+        let upstream = was_down();
+        let probe = upstream.turn().unwrap();
+        assert!(matches!(upstream.turn(), Err(Refusal::Probing(_))));
+        let mut waits = Box::pin(upstream.probe_is_over(MINUTE));
+        assert_eq!(waits.as_mut().now_or_never(), None);
+
+        probe.began();
+
+        waits.await;
+        assert!(upstream.turn().is_ok());
+        assert!(upstream.turn().is_ok());
+    }
+
+    #[tokio::test]
+    async fn when_the_call_that_tries_fails_nobody_goes_and_when_it_is_dropped_one_does() {
+        let failing = was_down();
+        let probe = failing.turn().unwrap();
+        let waits = failing.probe_is_over(MINUTE);
+        probe.failed();
+        waits.await;
+        assert!(matches!(failing.turn(), Err(Refusal::Open(_))));
+
+        let dropped = was_down();
+        drop(dropped.turn().unwrap());
+        dropped.probe_is_over(MINUTE).await;
+        let probe = dropped.turn();
+        assert!(probe.is_ok());
+        assert!(matches!(dropped.turn(), Err(Refusal::Probing(_))));
     }
 }

@@ -354,6 +354,58 @@ fn a_run_with_tools_goes_on_with_the_stream_before_it_runs_them() {
     }
 }
 
+/// What the log does not know of yet is not covered, so no cursor stands behind it.
+#[test]
+fn a_call_that_a_person_has_to_agree_to_is_heard_again_or_asked_for_again() {
+    let asking = || {
+        let mut tools = ServerTools::clone(&tools(ToolShape::FunctionCall, false));
+        tools.approvals = Approvals::Waits;
+        tools.tools.get_mut("send").unwrap().needs_approval = true;
+        Arc::new(tools)
+    };
+    let send = json!({"type": "function_call", "call_id": "c", "name": "send"});
+    let said = vec![
+        began(),
+        delta(9, Field::Text, "I send"),
+        added(0, send.clone()),
+        delta(0, Field::Arguments, "{\"a\""),
+        delta(9, Field::Text, " it"),
+        delta(0, Field::Arguments, ":1}"),
+        the_end(Outcome::Completed, json!([])),
+    ];
+    let asked = |run: &mut Run| match run.next_step() {
+        Step::Wait(calls) => calls,
+        step => panic!("nobody is asked but {step:?}"),
+    };
+    let mut first = run_with(asking(), Limits::default());
+    first.next_step();
+    say(&mut first, &said, None);
+    let expected = asked(&mut first);
+    assert_eq!(expected.len(), 1);
+    let log = first.take_events();
+
+    let mut links = 0;
+    for at in 3..log.len() {
+        let mut again = Run::resume(ID, Snapshot::of(&log[..at]).unwrap());
+        again.use_tools(asking(), Limits::default());
+        again.start();
+        let link = again.link();
+        links += usize::from(link.is_some());
+        if again.next_step() == Step::CallModel {
+            say(&mut again, &said, link.clone().map(|link| link.cursor));
+        }
+        let calls = asked(&mut again);
+        assert_eq!(calls.len(), 1, "cut at {at}");
+        assert_eq!(calls[0].arguments, expected[0].arguments, "cut at {at}");
+        let mut whole = log[..at].to_vec();
+        whole.extend(again.take_events());
+        if link.is_some() {
+            assert_eq!(told(&whole), told(&log), "cut at {at}");
+        }
+    }
+    assert_eq!(links, 1, "only behind the text before the call");
+}
+
 #[test]
 fn what_failed_attempts_used_is_counted_and_survives_a_takeover() {
     let mut first = run();

@@ -1,4 +1,4 @@
-//! `reasoning_details`, as OpenRouter sends them: thoughts that only their model can read, to be handed back to it.
+//! `reasoning_details`, as some relays send them: thoughts that only their model can read, to be handed back to it.
 //!
 //! They travel as the `encrypted_content` of a reasoning item, so that clients can hand them back as well.
 
