@@ -3,6 +3,7 @@
 //! The decisions are [`Run`]'s and [`crate::retry`]'s. What stands here is who waits for what.
 
 mod approval;
+mod ask;
 mod model;
 mod sink;
 mod tools;
