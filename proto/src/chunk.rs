@@ -101,6 +101,7 @@ mod tests {
             sequence_number,
             kind: Some(Kind::OutputTextDelta(delta)),
             at_ms: sequence_number * 20,
+            note: None,
         }
     }
 

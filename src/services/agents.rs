@@ -46,8 +46,17 @@ pub fn agent_config(settings: &Settings, agent: &Agent) -> anyhow::Result<AgentC
 fn upstream_config(settings: &Settings, name: &str) -> anyhow::Result<UpstreamConfig> {
     let upstream = settings.upstreams.get(name);
     let upstream = upstream.with_context(|| format!("upstream {name} is not defined"))?;
+    let resumable = matches!(
+        upstream.endpoint,
+        Endpoint::Responses {
+            resumable: true,
+            ..
+        }
+    );
     let (kind, base_url, api_key) = match &upstream.endpoint {
-        Endpoint::Responses { base_url, api_key } => (Kind::Responses, base_url.clone(), api_key),
+        Endpoint::Responses {
+            base_url, api_key, ..
+        } => (Kind::Responses, base_url.clone(), api_key),
         Endpoint::ChatCompletions { base_url, api_key } => {
             (Kind::ChatCompletions, base_url.clone(), api_key)
         }
@@ -63,6 +72,7 @@ fn upstream_config(settings: &Settings, name: &str) -> anyhow::Result<UpstreamCo
         idle_timeout: upstream.idle_timeout,
         total_timeout: upstream.total_timeout,
         max_retries: upstream.max_retries,
+        resumable,
     })
 }
 

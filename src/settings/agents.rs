@@ -71,6 +71,8 @@ pub enum Endpoint {
     Responses {
         base_url: String,
         api_key: Option<SecretString>,
+        /// It makes responses in the background, and its streams can be gone on with.
+        resumable: bool,
     },
     ChatCompletions {
         base_url: String,
@@ -140,7 +142,11 @@ fn of_environment(
         let api_key = given_key
             .filter(|_| keys == Keys::Needed)
             .map(|found| found.value.into());
-        let endpoint = Endpoint::Responses { base_url, api_key };
+        let endpoint = Endpoint::Responses {
+            base_url,
+            api_key,
+            resumable: false,
+        };
         (
             ENVIRONMENT_UPSTREAM,
             endpoint,
@@ -302,7 +308,11 @@ fn endpoint_of_file(
         UpstreamKind::Responses => Ok(Endpoint::Responses {
             base_url: base_url()?,
             api_key: api_key()?,
+            resumable: upstream.resumable,
         }),
+        UpstreamKind::ChatCompletions | UpstreamKind::Demo if upstream.resumable => {
+            Err(at("resumable").error("only upstreams of kind \"responses\" can be resumed"))
+        }
         UpstreamKind::ChatCompletions => Ok(Endpoint::ChatCompletions {
             base_url: base_url()?,
             api_key: api_key()?,

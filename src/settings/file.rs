@@ -133,6 +133,8 @@ pub struct Upstream {
     pub idle_timeout_seconds: Option<NonZeroU64>,
     pub total_timeout_seconds: Option<NonZeroU64>,
     pub max_retries: Option<u32>,
+    #[serde(default)]
+    pub resumable: bool,
 }
 
 /// The API that an upstream speaks.

@@ -66,6 +66,7 @@ first_byte_timeout_seconds = 2
 idle_timeout_seconds = 3
 total_timeout_seconds = 4
 max_retries = 0
+resumable = true
 
 [upstreams.second]
 kind = "chat_completions"
@@ -324,6 +325,7 @@ fn a_full_file_says_which_agents_there_are_and_whom_they_call() {
                 api_key: Some(
                     SecretBox<str>([REDACTED]),
                 ),
+                resumable: true,
             },
             connect_timeout: 1s,
             first_byte_timeout: 2s,
@@ -512,6 +514,7 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
         in_file(&format!("{agent}{agent}{demo}")),
         in_file(&format!("{agent}[upstreams.u]\nkind = 'responses'")),
         in_file(&format!("{agent}[upstreams.u]\nkind = 'grpc'")),
+        in_file(&format!("{agent}{demo}resumable = true")),
         in_file("[[agents]]\nname = 'a'\n[upstreams.u]\nkind = 'responses'\nbase_url = 'http://u'"),
         in_file(&format!(
             "{agent}[upstreams.u]\nkind = 'responses'\nbase_url = 'http://a:b@u'"
@@ -556,6 +559,7 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
     agents.name in talaria.toml: two agents are named "a"
     upstreams.u.base_url in talaria.toml: is required
     talaria.toml, line 5: unknown variant `grpc`, expected one of `responses`, `chat_completions`, `demo` in `upstreams.u.kind`
+    upstreams.u.resumable in talaria.toml: only upstreams of kind "responses" can be resumed
     agents.model of "a" in talaria.toml: must be the upstream's name for the model
     upstreams.u.base_url in talaria.toml: must not hold a user or password
     upstreams.u.api_key_env in talaria.toml: the environment variable NOT_SET is not set
@@ -603,8 +607,9 @@ fn the_openai_variables_replace_the_demo() {
         let [agent] = &settings.agents[..] else {
             panic!("{settings:?}")
         };
-        let Endpoint::Responses { base_url, api_key } =
-            &settings.upstreams[&agent.upstreams[0]].endpoint
+        let Endpoint::Responses {
+            base_url, api_key, ..
+        } = &settings.upstreams[&agent.upstreams[0]].endpoint
         else {
             panic!("{settings:?}")
         };

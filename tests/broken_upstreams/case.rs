@@ -1,6 +1,9 @@
 //! What upstreams do in a row, and what that is for the client.
 
+use talaria_testkit::stack::ApiKind;
 use talaria_testkit::upstream::Script;
+
+use crate::something_shown::so_far;
 
 /// What an upstream does, request by request, and what becomes of it.
 pub struct Case {
@@ -13,6 +16,24 @@ pub struct Case {
     pub error: Option<&'static str>,
     /// How often the upstream is asked.
     pub requests: usize,
+}
+
+impl Case {
+    /// The same, after an answer that broke off when "So far" was shown.
+    pub fn after_so_far(mut self, kind: ApiKind) -> Self {
+        self.scripts.insert(0, so_far(kind).cut());
+        self.messages.insert(0, ("incomplete", "So far"));
+        self.requests += 1;
+        self
+    }
+}
+
+/// The upstream answers, though oddly.
+pub fn answers(name: &'static str, odd: Script) -> Case {
+    Case {
+        requests: 1,
+        ..recovers(name, odd, Script::sse())
+    }
 }
 
 /// The upstream fails, and answers when it is asked again.

@@ -99,6 +99,7 @@ pub fn cases(kind: ApiKind) -> Vec<Case> {
             ..on("it ends without saying so", so_far(kind))
         },
     ];
+    cases.extend(in_between(kind));
     cases.extend(match kind {
         ApiKind::Responses => vec![
             on(
@@ -196,4 +197,50 @@ pub fn so_far(kind: ApiKind) -> Script {
 
 fn open_text() -> ResponsesStream {
     ResponsesStream::new().open_text().deltas(&["So ", "far"])
+}
+
+/// What upstreams say in the middle of a text, and it says nothing.
+fn in_between(kind: ApiKind) -> Vec<Case> {
+    let table = [
+        ("a comment", ": hi\n\n"),
+        ("nothing but blank lines", "\n\r\n\r\n\n"),
+        ("an id and a time to retry", "id: 5\nretry: 10\n\n"),
+        ("an event without data", "event: ping\n\n"),
+        ("null", "data: null\n\n"),
+        ("a list", "data: [1,2]\n\n"),
+        ("an empty object", "data: {}\n\n"),
+        ("a web page", "data: <html>\n\n"),
+        ("half an object", "data: {\"type\":\"respo\n\n"),
+        ("NULs", "\0\0\n\n"),
+        (
+            "an object of unknown members",
+            "data: {\"type\":\"x\",\"y\":{\"z\":[{}]}}\n\n",
+        ),
+        (
+            "an event of another kind",
+            "event: ping\ndata: {\"type\":\"ping\"}\n\n",
+        ),
+        (
+            "an error that is null",
+            "data: {\"type\":\"x\",\"error\":null}\n\n",
+        ),
+    ];
+    let said = |between: &'static str| match kind {
+        ApiKind::Responses => open_text()
+            .raw(between)
+            .deltas(&[" on."])
+            .close()
+            .completed(),
+        ApiKind::ChatCompletions => ChatStream::new()
+            .text(&["So ", "far"])
+            .raw(between)
+            .text(&[" on."])
+            .finish("stop"),
+    };
+    let case = |(name, between)| Case {
+        messages: vec![("completed", "So far on.")],
+        requests: 1,
+        ..goes_on(name, said(between), Script::sse(), "So far")
+    };
+    table.into_iter().map(case).collect()
 }

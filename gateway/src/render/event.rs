@@ -214,12 +214,12 @@ fn push_logprobs(json: &mut String, logprobs: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use talaria_proto::v1::Status;
+    use talaria_proto::v1::{EventNote, Status};
 
     use super::*;
 
     #[test]
-    fn a_delta_is_one_frame_whatever_its_text_says() {
+    fn a_delta_is_one_frame_whatever_its_text_says_and_its_note_is_not_shown() {
         let delta = PartDelta {
             item_id: "msg_1".into(),
             delta: "\n\ndata: [DONE]\u{0}\u{2028}\"".into(),
@@ -229,6 +229,10 @@ mod tests {
             sequence_number: 4,
             kind: Some(Kind::OutputTextDelta(delta)),
             at_ms: 7,
+            note: Some(EventNote {
+                upstream_response_id: "resp_of_the_upstream".into(),
+                ..EventNote::default()
+            }),
         };
         let mut frame = String::new();
         push_frame(&mut frame, &event);

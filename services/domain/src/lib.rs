@@ -7,6 +7,7 @@ pub mod echo;
 pub mod ids;
 pub mod item;
 pub mod json;
+pub mod link;
 mod marker;
 pub mod model;
 pub mod rebuild;

@@ -66,6 +66,13 @@ pub enum ModelEvent {
     },
     /// An item ends. `item` is the upstream's whole object; `type` is a string.
     ItemDone { key: ItemKey, item: Object },
+    /// The upstream keeps what it makes under this id, so that its stream can be gone on with.
+    Began {
+        upstream: String,
+        response_id: String,
+    },
+    /// All that the upstream's events up to this number say has been told.
+    Heard { cursor: u64 },
     /// The call ended; nothing follows.
     Finished {
         outcome: Outcome,

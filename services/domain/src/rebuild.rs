@@ -102,6 +102,7 @@ impl Events {
             sequence_number: self.0.len() as u64,
             kind: Some(kind),
             at_ms: 0,
+            note: None,
         });
     }
 }

@@ -11,6 +11,7 @@ mod emit;
 mod items;
 mod ledger;
 mod limits;
+mod notes;
 mod record;
 mod refuse;
 mod shape;
@@ -21,18 +22,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use talaria_proto::v1::event::Kind;
-use talaria_proto::v1::{ContextItem, Event, Response, ResponseError, Status, Usage};
+use talaria_proto::v1::{ContextItem, Event, EventNote, Response, ResponseError, Status, Usage};
 use uuid::Uuid;
 
 use crate::context::is_whole;
 use crate::item::text_member;
 use crate::json::RawObject;
+use crate::link::OpenKey;
 use crate::model::{ModelEvent, Outcome, server_error};
 use crate::snapshot::{self, Snapshot};
 
 use approval::HeldCall;
 use choice::Rules;
-use items::OpenKey;
+use notes::Call;
 
 pub use approval::{
     Approvals, ApprovedCall, Choice, Decision, PendingCall, call_id_of, pending_calls,
@@ -47,6 +49,11 @@ pub struct Run {
     response: Uuid,
     snapshot: Snapshot,
     usage: Option<Usage>,
+    noted_usage: Option<Usage>,
+    /// The model call under way, if its upstream can go on with it.
+    call: Option<Call>,
+    /// What is to be noted on the next event.
+    note: EventNote,
     /// The items of the model call under way, by the upstream's keys.
     open: Vec<OpenKey>,
     /// Calls that the model is writing and a person has to agree to: shown when they are whole.
@@ -108,16 +115,20 @@ impl Run {
         run
     }
 
-    /// Goes on with a run whose process died: seals what was open, as a function of the log alone.
+    /// Goes on with a run whose process died, as a function of the log alone: seals what was open, unless the upstream
+    /// can go on with it ([`Run::link`]).
     ///
     /// An item that was being written is closed as `incomplete` with what clients saw. A call of a tool that must not
     /// be repeated, begun and without a result, ends with an error that says so; others stay open, to be repeated.
     pub fn resume(response_id: Uuid, snapshot: Snapshot) -> Self {
         let mut run = Self::of(response_id, snapshot);
         run.usage = run.recorded_usage();
-        run.finish_asking();
-        run.seal();
-        run.give_up_interrupted();
+        run.noted_usage = run.snapshot.noted_usage();
+        if !run.attach() {
+            run.finish_asking();
+            run.seal();
+            run.give_up_interrupted();
+        }
         run
     }
 
@@ -127,6 +138,9 @@ impl Run {
             call_start: snapshot.items().len(),
             snapshot,
             usage: None,
+            noted_usage: None,
+            call: None,
+            note: EventNote::default(),
             open: Vec::new(),
             held: Vec::new(),
             outcome: None,
@@ -191,6 +205,11 @@ impl Run {
             }
             ModelEvent::Progress { key, name, fields } => self.progress(key, name, &fields),
             ModelEvent::ItemDone { key, item } => self.item_done(key, item),
+            ModelEvent::Began {
+                upstream,
+                response_id,
+            } => self.call_began(upstream, response_id),
+            ModelEvent::Heard { cursor } => self.heard(cursor),
             ModelEvent::Finished {
                 outcome,
                 usage,
@@ -223,6 +242,7 @@ impl Run {
     /// The next step is then as after a crash: the model is asked again, unless calls of it are to be run first or it
     /// had said all. How often is the caller's to decide.
     pub fn model_broke(&mut self) {
+        self.call = None;
         if self.outcome.is_none() {
             self.forget_unshown();
             self.seal();
@@ -356,6 +376,7 @@ impl Run {
         let sequence_number = self.snapshot.next_sequence_number();
         let event = Event {
             sequence_number,
+            note: self.take_note(&kind),
             kind: Some(kind),
             // Whoever has a clock says when.
             at_ms: 0,
@@ -381,23 +402,6 @@ fn client_tools(response: &Response) -> HashSet<String> {
         .chain(inner.flatten())
         .filter_map(|tool| tool.get("name")?.as_str().map(str::to_owned))
         .collect()
-}
-
-/// Adds the usage of one model call to that of the calls before it.
-fn add_usage(total: Option<Usage>, call: Option<Usage>) -> Option<Usage> {
-    let (Some(total), Some(call)) = (total, call) else {
-        return total.or(call);
-    };
-    Some(Usage {
-        input_tokens: total.input_tokens.saturating_add(call.input_tokens),
-        cached_tokens: total.cached_tokens.saturating_add(call.cached_tokens),
-        cache_write_tokens: total
-            .cache_write_tokens
-            .saturating_add(call.cache_write_tokens),
-        output_tokens: total.output_tokens.saturating_add(call.output_tokens),
-        reasoning_tokens: total.reasoning_tokens.saturating_add(call.reasoning_tokens),
-        total_tokens: total.total_tokens.saturating_add(call.total_tokens),
-    })
 }
 
 /// Whether the run behind `response` has ended.

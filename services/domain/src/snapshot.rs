@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use serde_json::Value;
 use talaria_proto::v1::event::Kind;
-use talaria_proto::v1::{Event, OutputItem, PartDelta, Response, Status};
+use talaria_proto::v1::{Event, OutputItem, PartDelta, Response, Status, Usage};
 
 use crate::ids::{ItemPlace, ResponseId};
 use crate::item::{Item, OpenItem, Part};
+use crate::link::{self, Logged};
 use crate::marker::Marker;
 use crate::model::{Field, Object};
 use crate::run::{ApprovedCall, pending_calls};
@@ -26,6 +27,10 @@ pub struct Snapshot {
     begun_at_ms: Option<u64>,
     /// When the latest event was made.
     latest_at_ms: u64,
+    /// Of all model calls, as it was noted last.
+    noted_usage: Option<Usage>,
+    /// The model call whose upstream can go on with it, if it was the last.
+    logged: Option<Box<Logged>>,
     next_sequence_number: u64,
 }
 
@@ -98,6 +103,23 @@ impl Snapshot {
         now_ms.saturating_sub(self.latest_at_ms)
     }
 
+    /// The usage of all model calls, as it was noted last.
+    pub fn noted_usage(&self) -> Option<Usage> {
+        self.noted_usage
+    }
+
+    /// What is noted of a model call whose upstream can go on with it.
+    pub(crate) fn logged(&self) -> Option<&Logged> {
+        self.logged.as_deref()
+    }
+
+    /// Takes in what is noted on the last event after it was added: the upstream's events up to `cursor` are told.
+    pub(crate) fn heard(&mut self, cursor: u64) {
+        if let Some(logged) = &mut self.logged {
+            logged.heard(cursor);
+        }
+    }
+
     /// The response without its output, as of the last lifecycle event.
     pub fn base(&self) -> &Response {
         &self.response
@@ -137,6 +159,7 @@ impl Snapshot {
             .kind
             .as_ref()
             .ok_or_else(|| unfit("it has no kind this version knows"))?;
+        let items = self.items.len();
         self.apply_kind(kind).map_err(unfit)?;
         if matches!(kind, Kind::InProgress(_)) {
             let waited = self.waited_ms(event.at_ms);
@@ -144,6 +167,10 @@ impl Snapshot {
             *begun = begun.saturating_add(waited);
         }
         self.latest_at_ms = self.latest_at_ms.max(event.at_ms);
+        if let Some(note) = &event.note {
+            self.noted_usage = note.usage.or(self.noted_usage);
+        }
+        link::follow(&mut self.logged, event, items);
         self.next_sequence_number += 1;
         Ok(())
     }

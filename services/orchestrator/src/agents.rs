@@ -125,6 +125,12 @@ fn prepared(
 }
 
 impl Agent {
+    /// Where among its upstreams the one of this name stands, if it can go on with what it keeps.
+    pub fn resumable(&self, upstream: &str) -> Option<usize> {
+        let is_it = |known: &Arc<Upstream>| known.is_resumable() && known.name() == upstream;
+        self.upstreams.iter().position(is_it)
+    }
+
     /// As which items calls of the agent's tools show to whoever made this request.
     pub fn tool_shape(&self, request: &RunRequest) -> ToolShape {
         match request.tool_items() {

@@ -3,6 +3,7 @@
 //! The decisions are [`Run`]'s and [`crate::retry`]'s. What stands here is who waits for what.
 
 mod approval;
+mod ask;
 mod choice;
 mod limits;
 mod model;
@@ -90,6 +91,7 @@ impl Execution {
             () = limits::over(time_left) => self.run.time_is_up(),
             end = self.steps(&mut writer) => end?,
         };
+        self.let_go(false);
         writer.settle().await?;
         writer.add(self.end(&end));
         // Boxed, so that a run does not hold the room for its end from the beginning.
@@ -121,6 +123,8 @@ impl Execution {
     /// Ends the run without asking the model.
     pub async fn end_at_once(mut self, end: End) -> Result<(), Left> {
         self.expect_tools();
+        self.let_go(false);
+        self.run.model_broke();
         let mut writer = Writer::new(self.sink.clone(), self.watched);
         writer.add(self.end(&end));
         writer.finish(&self.run, self.input).await

@@ -27,6 +27,8 @@ pub struct Attempts {
     retries: u32,
     /// How often something was shown and broke off, wherever.
     continued: u32,
+    /// How often in a row the upstream's stream was gone on with, and nothing new came.
+    resumed: u32,
     /// This upstream was asked for a whole answer.
     asked_whole: bool,
 }
@@ -37,6 +39,10 @@ pub struct Failure<'a> {
     pub error: &'a CallError,
     /// Clients saw something of the step.
     pub shown: bool,
+    /// The upstream keeps what it makes, and it is known how far its stream was taken in.
+    pub is_linked: bool,
+    /// The attempt said something new.
+    pub has_progressed: bool,
     pub max_retries: u32,
     /// How many upstreams the agent has.
     pub upstreams: usize,
@@ -48,6 +54,8 @@ pub struct Failure<'a> {
 pub enum Decision {
     /// Ask the same upstream again, after a pause that is no shorter than this.
     Again { at_least: Duration },
+    /// Go on with the upstream's stream where it broke, after such a pause.
+    Resume { at_least: Duration },
     /// Close what was shown, then ask the same upstream again after such a pause.
     GoOn { at_least: Duration },
     /// Ask again at once: the next upstream, or in another form.
@@ -63,6 +71,7 @@ impl Default for Attempts {
             form: Form::Stream,
             retries: 0,
             continued: 0,
+            resumed: 0,
             asked_whole: false,
         }
     }
@@ -71,13 +80,23 @@ impl Default for Attempts {
 impl Attempts {
     /// How many pauses there were: the next one is longer.
     pub fn pauses(&self) -> usize {
-        (self.retries + self.continued) as usize
+        (self.retries + self.continued + self.resumed) as usize
     }
 
     /// Decides about a failure, and counts it.
     pub fn decide(&mut self, failure: Failure<'_>) -> Decision {
         let kind = &failure.error.kind;
         let at_least = kind.retry_after().unwrap_or_default().min(LONGEST_WAIT);
+        if failure.has_progressed {
+            self.resumed = 0;
+        }
+        let goes_on = kind.is_transient() && !matches!(kind, CallErrorKind::Reported { .. });
+        // Once in any case: it repeats nothing.
+        if failure.is_linked && goes_on && self.resumed < failure.max_retries.max(1) {
+            self.resumed += 1;
+            return Decision::Resume { at_least };
+        }
+        self.resumed = 0;
         let was_whole = std::mem::replace(&mut self.form, Form::Stream) == Form::Whole;
         if failure.shown {
             let goes_on = failure.on_broken_stream == OnBrokenStream::Continue
@@ -165,6 +184,8 @@ mod tests {
             decided.push(attempts.decide(Failure {
                 error,
                 shown,
+                is_linked: false,
+                has_progressed: false,
                 max_retries: 2,
                 upstreams: 2,
                 on_broken_stream: OnBrokenStream::Continue,
@@ -232,6 +253,36 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_that_the_upstream_keeps_is_taken_up_again_until_nothing_new_comes() {
+        let resume = Decision::Resume { at_least: ZERO };
+        let failure = Failure {
+            error: &error(CallErrorKind::Broken),
+            shown: true,
+            is_linked: true,
+            has_progressed: true,
+            max_retries: 2,
+            upstreams: 1,
+            on_broken_stream: OnBrokenStream::Continue,
+        };
+        let mut attempts = Attempts::default();
+        for _ in 0..100 {
+            assert_eq!(attempts.decide(failure), resume);
+        }
+        let silent = Failure {
+            has_progressed: false,
+            ..failure
+        };
+
+        assert_eq!(attempts.decide(silent), resume);
+        assert_eq!(attempts.decide(silent), GO_ON);
+        let over = Failure {
+            error: &reported(true),
+            ..failure
+        };
+        assert_eq!(attempts.decide(over), GO_ON, "its response has failed");
+    }
+
+    #[test]
     fn an_upstream_that_cannot_stream_is_asked_once_for_a_whole_answer() {
         let refusal = |message: &str, param: Option<&str>| {
             let mut error = status(400);
@@ -262,6 +313,8 @@ mod tests {
         let failure = Failure {
             error: &error(CallErrorKind::Protocol),
             shown: false,
+            is_linked: false,
+            has_progressed: false,
             max_retries: 2,
             upstreams: 1,
             on_broken_stream: OnBrokenStream::Continue,
@@ -276,6 +329,8 @@ mod tests {
         let failure = Failure {
             error: &error(CallErrorKind::Broken),
             shown: true,
+            is_linked: false,
+            has_progressed: false,
             max_retries: 2,
             upstreams: 2,
             on_broken_stream: OnBrokenStream::Fail,
@@ -300,6 +355,8 @@ mod tests {
             Attempts::default().decide(Failure {
                 error,
                 shown: false,
+                is_linked: false,
+                has_progressed: false,
                 max_retries: 2,
                 upstreams,
                 on_broken_stream: OnBrokenStream::Continue,
@@ -341,32 +398,38 @@ mod tests {
     proptest! {
         #[test]
         fn a_step_gives_up_however_its_upstreams_fail(
-            failures in prop::collection::vec((any_kind(), any::<bool>()), 200),
+            failures in prop::collection::vec((any_kind(), any::<bool>(), any::<bool>()), 200),
             max_retries in 0..4_u32,
             upstreams in 1..4_usize,
         ) {
             let mut attempts = Attempts::default();
             let mut asked = 0;
-            for (kind, shown) in failures {
+            for (kind, shown, is_linked) in failures {
                 prop_assert!(attempts.upstream < upstreams);
                 asked += 1;
                 let decision = attempts.decide(Failure {
                     error: &error(kind),
                     shown,
+                    is_linked,
+                    has_progressed: false,
                     max_retries,
                     upstreams,
                     on_broken_stream: OnBrokenStream::Continue,
                 });
                 match decision {
                     Decision::Fail => break,
-                    Decision::Again { at_least } | Decision::GoOn { at_least } => {
+                    Decision::Again { at_least }
+                    | Decision::GoOn { at_least }
+                    | Decision::Resume { at_least } => {
                         prop_assert!(at_least <= LONGEST_WAIT);
                     }
                     Decision::Otherwise => {}
                 }
             }
-            // Each upstream: the first time, again, and once in another form; and going on.
+            // Each upstream: the first time, again, and once in another form; and going on. Each of them, or nothing at
+            // all, is followed by a few attempts to take its stream up again.
             let most = upstreams * (2 + max_retries as usize) + max_retries as usize;
+            let most = (most + 1) * (1 + max_retries.max(1) as usize);
             prop_assert!(asked <= most, "{asked} of {most}");
         }
     }

@@ -5,22 +5,31 @@ pub mod demo;
 mod error;
 mod http;
 mod lenient;
-mod reader;
+pub mod reader;
 pub mod responses;
+mod retry_after;
 pub mod sse;
+mod turn;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use secrecy::SecretString;
+use talaria_domain::link::Link;
 use talaria_domain::model::{ModelCall, ModelEvent, Outcome};
+use talaria_proto::v1::Usage;
+use tokio::sync::watch;
 
 pub use self::error::{CallError, CallErrorKind, Error, Wait};
 use self::reader::Reader;
+use self::responses::tracking::Tracking;
+pub use self::turn::Turn;
 use crate::breaker::Breaker;
 
 /// How long to wait for the end of a stream when the model is already done.
 const ENDING: Duration = Duration::from_secs(5);
+
+/// How long cancelling an upstream's response may take.
+const CANCEL: Duration = Duration::from_secs(5);
 
 /// How much is read at once before what it says is handed on.
 const READ_BYTES: usize = 64 * 1024;
@@ -42,6 +51,8 @@ pub struct UpstreamConfig {
     pub total_timeout: Duration,
     /// How often one model call is tried again here before the next upstream is asked.
     pub max_retries: u32,
+    /// It makes responses in the background, and its streams can be gone on with. Only read for [`Kind::Responses`].
+    pub resumable: bool,
 }
 
 /// Which API an upstream speaks.
@@ -58,6 +69,8 @@ pub enum Kind {
 pub enum Form {
     /// As a stream of events.
     Stream,
+    /// As the stream of a response that the upstream keeps, so that it can be gone on with.
+    Kept,
     /// As one JSON document, for upstreams whose streams fail.
     Whole,
 }
@@ -68,7 +81,11 @@ pub struct Upstream {
     name: String,
     api: Api,
     max_retries: u32,
-    breaker: Mutex<Breaker>,
+    resumable: bool,
+    /// How long an answer may take to begin, the connection included.
+    first_byte_timeout: Duration,
+    /// What is known of its health; told to those who wait for it.
+    health: watch::Sender<Breaker>,
 }
 
 #[derive(Debug)]
@@ -99,9 +116,9 @@ impl Upstream {
     /// Prepares to call the upstream; fails when the settings cannot work. Nothing is sent.
     pub fn new(config: UpstreamConfig) -> Result<Self, Error> {
         let api = match config.kind {
-            Kind::Responses => Api::Responses(http::Client::new(&config, &["responses"])?),
+            Kind::Responses => Api::Responses(http::Client::new(&config, "responses")?),
             Kind::ChatCompletions => {
-                Api::ChatCompletions(http::Client::new(&config, &["chat", "completions"])?)
+                Api::ChatCompletions(http::Client::new(&config, "chat/completions")?)
             }
             Kind::Demo => Api::Demo {
                 pace: demo::DEFAULT_PACE,
@@ -111,7 +128,9 @@ impl Upstream {
             name: config.name,
             api,
             max_retries: config.max_retries,
-            breaker: Mutex::default(),
+            resumable: config.resumable && config.kind == Kind::Responses,
+            first_byte_timeout: config.connect_timeout + config.first_byte_timeout,
+            health: watch::Sender::default(),
         })
     }
 
@@ -121,7 +140,9 @@ impl Upstream {
             name: name.into(),
             api: Api::Demo { pace },
             max_retries: 0,
-            breaker: Mutex::default(),
+            resumable: false,
+            first_byte_timeout: Duration::ZERO,
+            health: watch::Sender::default(),
         }
     }
 
@@ -134,10 +155,14 @@ impl Upstream {
         self.max_retries
     }
 
-    /// What is known of the upstream's health.
-    pub fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        // Nothing panics while it holds the lock.
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether it keeps what it makes, and its streams can be gone on with.
+    pub fn is_resumable(&self) -> bool {
+        self.resumable
+    }
+
+    /// How long an answer may take to begin.
+    pub fn first_byte_timeout(&self) -> Duration {
+        self.first_byte_timeout
     }
 
     /// Asks the upstream and returns as soon as it has begun to answer.
@@ -145,7 +170,8 @@ impl Upstream {
         let (client, body, reader) = match &self.api {
             Api::Responses(client) => {
                 let body = responses::request::body(call, form);
-                (client, body, Reader::responses())
+                let tracking = (form == Form::Kept).then(|| Tracking::of_new(&self.name));
+                (client, body, Reader::responses(tracking))
             }
             Api::ChatCompletions(client) => {
                 let reader = Reader::chat_completions(call.context.len());
@@ -156,15 +182,56 @@ impl Upstream {
             }
         };
         let body = client.post(body, form).await?;
-        Ok(ModelStream(Source::Http(Box::new(HttpStream {
-            body,
-            reader,
-            ended: false,
-        }))))
+        Ok(ModelStream::read(body, reader))
+    }
+
+    /// Goes on with the stream of a response that the upstream keeps, after the last event that was taken in.
+    ///
+    /// What comes are the events after that, as if the stream had never broken.
+    pub async fn resume(&self, link: &Link) -> Result<ModelStream, CallError> {
+        let Api::Responses(client) = &self.api else {
+            return Err(CallError::lost());
+        };
+        let after = link.cursor.to_string();
+        let query = [("stream", "true"), ("starting_after", &after)];
+        let body = client.get(&[&link.response_id], &query).await?;
+        let reader = Reader::responses(Some(Tracking::after(link.cursor)));
+        Ok(ModelStream::read(body, reader))
+    }
+
+    /// Stops a response that the upstream keeps, if it can be reached within a few seconds.
+    pub async fn cancel(&self, response_id: &str) {
+        let Api::Responses(client) = &self.api else {
+            return;
+        };
+        let path = [response_id, "cancel"];
+        let outcome = tokio::time::timeout(CANCEL, client.post_to(&path)).await;
+        let is_cancelled = matches!(outcome, Ok(Ok(_)));
+        tracing::debug!(
+            upstream = self.name,
+            is_cancelled,
+            "cancelled a response of an upstream's"
+        );
     }
 }
 
 impl ModelStream {
+    fn read(body: http::Body, reader: Reader) -> Self {
+        Self(Source::Http(Box::new(HttpStream {
+            body,
+            reader,
+            ended: false,
+        })))
+    }
+
+    /// What the upstream said that it used so far, if its answer has broken off: then no [`ModelEvent::Finished`] says it.
+    pub fn take_usage(&mut self) -> Option<Usage> {
+        match &mut self.0 {
+            Source::Http(stream) => stream.reader.take_usage(),
+            Source::Demo(_) => None,
+        }
+    }
+
     /// Appends what comes next to `events`; false, with nothing appended, at the end.
     ///
     /// Waits for one read and takes all that it brought, which may say nothing. Whatever was said before an error is

@@ -27,6 +27,7 @@ fn shown(events: Vec<Kind>) -> String {
             sequence_number: number,
             kind: Some(kind),
             at_ms: number * 100,
+            note: None,
         };
         let Some(frame) = translator.frame(&event) else {
             continue;
@@ -71,6 +72,7 @@ fn a_frame_has_an_id_and_is_one_line_of_data() {
         sequence_number: 4,
         kind: Some(Kind::OutputTextDelta(delta("a\n\"b\"\u{0}"))),
         at_ms: 1_234,
+        note: None,
     };
 
     insta::assert_snapshot!(

@@ -19,6 +19,8 @@ impl Run {
             }
             Some(Outcome::Failed(error)) => return Step::Finish(End::Failed(error.clone())),
             Some(Outcome::Completed) => true,
+            // The model has not said all yet.
+            None if self.link().is_some() => return Step::CallModel,
             None => false,
         };
         let asked = self.settle_approvals();

@@ -6,21 +6,12 @@ use talaria_proto::v1::event::Kind;
 use talaria_proto::v1::{ItemProgress, OutputItem, Usage};
 
 use super::shape::{added_object, holds, item_type, text};
-use super::{Run, add_usage, index_u32};
+use super::{Run, index_u32};
 use crate::ids::{ItemPlace, Side};
 use crate::item::{Item, OpenItem, Part, PartKind, json_bytes, text_member};
+use crate::link::OpenKey;
 use crate::marker::upstream_id;
 use crate::model::{Field, ItemKey, ModelEvent, Object, Outcome};
-
-/// Where an upstream's item and its parts stand in the output.
-#[derive(Debug)]
-pub(super) struct OpenKey {
-    key: ItemKey,
-    index: usize,
-    /// The upstream said that it begins, so it is expected to say that it ends.
-    announced: bool,
-    parts: Vec<(Field, u32, u32)>,
-}
 
 impl Run {
     pub(super) fn item_added(&mut self, key: ItemKey, item: &Object) {
@@ -128,12 +119,21 @@ impl Run {
     }
 
     pub(super) fn finished(&mut self, outcome: Outcome, usage: Option<Usage>, output: Vec<Object>) {
-        self.usage = add_usage(self.usage, usage);
+        let mut usage = usage;
+        // What is asked of people is noted with what it cost, and not heard twice.
+        if self.call.is_none() || !self.held.is_empty() {
+            self.call = None;
+            self.add_usage(usage.take());
+        }
         if outcome == Outcome::Completed {
             self.held_all_done();
         }
         if !matches!(outcome, Outcome::Failed(_)) {
             self.back_fill(output);
+            if !self.held.is_empty() {
+                self.call = None;
+                self.add_usage(usage.take());
+            }
             if outcome == Outcome::Completed {
                 self.held_all_done();
             }
@@ -156,6 +156,9 @@ impl Run {
         }
         self.open.clear();
         self.forget_unshown();
+        // Only after that: whoever hears the end of the upstream's stream once more adds it then.
+        self.call_ended();
+        self.add_usage(usage);
         self.outcome = Some(outcome);
     }
 
@@ -257,6 +260,7 @@ impl Run {
             item: json_bytes(&Value::Object(added)),
             upstream_id,
         };
+        self.note_place(key.0, !announced);
         self.emit(Kind::OutputItemAdded(added));
         self.open.push(OpenKey {
             key,
@@ -311,6 +315,7 @@ impl Run {
             self.close_part(index, field, parts - 1);
         }
         let json = json_bytes(&Part::new(kind).to_json());
+        self.note_place(part.into(), false);
         self.emit_part_added(index, field, item_id, part_index, json);
         self.open[at].parts.push((field, part, part_index));
         Some(part_index)

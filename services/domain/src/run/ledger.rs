@@ -177,8 +177,12 @@ impl Run {
         Some(tool.map_or(Effect::Once, |tool| tool.effect))
     }
 
-    /// The usage of all model calls, as far as results of tools recorded it.
+    /// The usage of all model calls, as far as events noted it, or in older logs results of tools.
     pub(super) fn recorded_usage(&self) -> Option<talaria_proto::v1::Usage> {
+        let noted = self.snapshot.noted_usage();
+        if noted.is_some() {
+            return noted;
+        }
         let mut items = self.snapshot.items().iter().rev();
         items.find_map(|item| match item {
             Item::Done { upstream_id, .. } => Marker::parse(upstream_id)?.usage,

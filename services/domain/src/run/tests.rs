@@ -6,6 +6,7 @@ use crate::model::{Field, ItemKey, Object};
 
 mod approval;
 mod limits;
+mod link;
 mod refusals;
 mod resume;
 mod tools;

@@ -9,22 +9,16 @@ use talaria_domain::model::{ModelCall, ModelEvent, Outcome};
 use talaria_domain::run::{End, Step};
 use tokio::time::Instant;
 
+use super::ask::Attempt;
 use super::writer::Writer;
 use super::{Execution, Left, Sink, StepEnd, choice, limits};
 use crate::retry::{Attempts, Decision, Failure};
 use crate::tools::ToolList;
-use crate::upstreams::{CallError, CallErrorKind, Form, ModelStream, Upstream};
+use crate::upstreams::{CallError, CallErrorKind, Form};
 
 /// The first pause between two attempts, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-
-/// How one attempt ended.
-enum Attempt {
-    Over,
-    Cancelled,
-    Failed(CallError),
-}
 
 impl Execution {
     /// Asks the model until it has answered, or something was shown that must not be shown again, or nothing helps.
@@ -38,14 +32,23 @@ impl Execution {
         let mut not_streamed = None;
         loop {
             let agent = Arc::clone(&self.agent);
+            let link = self.run.link();
+            if let Some(link) = &link {
+                let Some(position) = agent.resumable(&link.upstream) else {
+                    self.run.model_broke();
+                    return Ok(StepEnd::Over);
+                };
+                attempts.upstream = position;
+            }
             let upstream = agent.upstreams.get(attempts.upstream);
             let form = attempts.form;
-            let attempt = match upstream {
-                Some(upstream) => {
+            let attempt = match (upstream, &link) {
+                (Some(upstream), Some(link)) => self.resume(upstream, link, writer).await?,
+                (Some(upstream), None) => {
                     let call = self.model_call(tools, attempts.upstream > 0);
-                    self.ask(upstream, &call, form, writer).await?
+                    self.ask(upstream, &call, attempts, writer).await?
                 }
-                None => Attempt::Failed(CallError::unhealthy(Duration::ZERO)),
+                (None, _) => Attempt::Failed(CallError::unhealthy(Duration::ZERO)),
             };
             let error = match attempt {
                 Attempt::Over => {
@@ -55,25 +58,32 @@ impl Execution {
                 Attempt::Cancelled => return Ok(StepEnd::Cancelled),
                 Attempt::Failed(error) => error,
             };
-            if !self.run.step_has_shown() {
-                self.run.forget_unshown();
-            }
+            let link_before = link.map(|link| link.cursor);
+            let link = self.run.link();
             let decision = attempts.decide(Failure {
                 error: &error,
                 shown: self.run.step_has_shown(),
+                is_linked: link.is_some(),
+                has_progressed: link.is_some_and(|link| Some(link.cursor) > link_before),
                 max_retries: upstream.map_or(0, |upstream| upstream.max_retries()),
                 upstreams: agent.upstreams.len(),
                 on_broken_stream: self.on_broken_stream,
             });
             let name = upstream.map(|upstream| upstream.name());
             tracing::warn!(kind = ?error.kind, upstream = name, ?decision, "a model call failed");
+            if !matches!(decision, Decision::Resume { .. }) {
+                if !self.run.step_has_shown() {
+                    self.run.forget_unshown();
+                }
+                self.let_go(matches!(error.kind, CallErrorKind::Reported { .. }));
+            }
             match decision {
                 Decision::Otherwise => {
                     if attempts.form == Form::Whole {
                         not_streamed = Some(error);
                     }
                 }
-                Decision::Again { at_least } => {
+                Decision::Again { at_least } | Decision::Resume { at_least } => {
                     if let StepEnd::Cancelled = self.pause(attempts, at_least, writer).await? {
                         return Ok(StepEnd::Cancelled);
                     }
@@ -105,112 +115,6 @@ impl Execution {
             usage: None,
             output: Vec::new(),
         });
-    }
-
-    /// One attempt, of which the upstream's breaker learns.
-    async fn ask(
-        &mut self,
-        upstream: &Upstream,
-        call: &ModelCall,
-        form: Form,
-        writer: &mut Writer,
-    ) -> Result<Attempt, Left> {
-        let admitted = upstream.breaker().admit(Instant::now());
-        if let Err(wait) = admitted {
-            return Ok(Attempt::Failed(CallError::unhealthy(wait)));
-        }
-        let attempt = match self.meanwhile(writer, upstream.call(call, form)).await? {
-            None => return Ok(Attempt::Cancelled),
-            Some(Err(error)) => Attempt::Failed(error),
-            Some(Ok(stream)) => self.read_model(upstream, stream, writer).await?,
-        };
-        match &attempt {
-            Attempt::Failed(error) if error.kind.is_trouble() => {
-                if upstream.breaker().failed(Instant::now()) {
-                    tracing::error!(
-                        upstream = upstream.name(),
-                        "an upstream fails and is left alone"
-                    );
-                }
-            }
-            Attempt::Over | Attempt::Failed(_) => upstream.breaker().answered(),
-            Attempt::Cancelled => {}
-        }
-        Ok(attempt)
-    }
-
-    async fn read_model(
-        &mut self,
-        upstream: &Upstream,
-        mut stream: ModelStream,
-        writer: &mut Writer,
-    ) -> Result<Attempt, Left> {
-        let mut said: Vec<ModelEvent> = Vec::new();
-        let mut has_begun = false;
-        loop {
-            tokio::select! {
-                biased;
-                () = self.cancel.cancelled() => return Ok(Attempt::Cancelled),
-                () = self.release.cancelled() => return Err(Left::Released),
-                progress = writer.progress() => progress?,
-                more = stream.next(&mut said), if writer.has_room() => {
-                    if !has_begun && !said.is_empty() {
-                        has_begun = true;
-                        upstream.breaker().began();
-                    }
-                    let mut end = said.drain(..).find_map(|event| self.take_in(event));
-                    if end.is_none() {
-                        end = match more {
-                            Ok(true) => None,
-                            Ok(false) => Some(self.model_ended()),
-                            Err(error) => Some(Attempt::Failed(error)),
-                        };
-                    }
-                    writer.add(self.take_events());
-                    if let Some(end) = end {
-                        // So that its connection can be used again; nobody waits for it.
-                        self.sink.tasks().spawn(stream.drain());
-                        return Ok(end);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Gives the run what the upstream said; how the attempt ended, if it did. Failures are not the run's to know yet.
-    fn take_in(&mut self, event: ModelEvent) -> Option<Attempt> {
-        match event {
-            ModelEvent::Finished {
-                outcome: Outcome::Failed(error),
-                ..
-            } => Some(Attempt::Failed(CallError::reported(error))),
-            ModelEvent::Finished { .. } => {
-                self.run.on_model(event);
-                Some(Attempt::Over)
-            }
-            ModelEvent::ItemAdded { .. }
-            | ModelEvent::Delta { .. }
-            | ModelEvent::Text { .. }
-            | ModelEvent::Annotation { .. }
-            | ModelEvent::Progress { .. }
-            | ModelEvent::ItemDone { .. } => {
-                self.run.on_model(event);
-                None
-            }
-        }
-    }
-
-    /// A stream that ended without saying so: many never do.
-    fn model_ended(&mut self) -> Attempt {
-        if !self.run.step_has_said() {
-            return Attempt::Failed(CallError::empty());
-        }
-        // Nobody knows what would have followed, so the tool must not run.
-        if self.run.is_within_call() {
-            return Attempt::Failed(CallError::cut_off());
-        }
-        self.run.on_model_end();
-        Attempt::Over
     }
 
     /// Waits before the next attempt.

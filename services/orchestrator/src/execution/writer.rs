@@ -18,6 +18,8 @@ const WAITING_BYTES: usize = 4 << 20;
 const FULL_EVENTS: usize = 128;
 /// What one write holds, unless a single event is larger: whoever reads holds all of it.
 const WRITE_BYTES: usize = 256 << 10;
+/// What is held together although one write would hold less.
+const TOGETHER_BYTES: usize = 4 << 20;
 /// After this long without a write, somebody waits for the next.
 const SILENCE: Duration = Duration::from_millis(200);
 /// The longest that events gather.
@@ -104,16 +106,14 @@ impl Writer {
     }
 
     /// As many of the waiting events as one write holds; one at least.
+    ///
+    /// What was made from one event of a stream that can be gone on with stays together: the log then ends where the
+    /// upstream can go on. Only what has several times the size is parted all the same.
     fn take_one_write(&mut self) -> Vec<Event> {
-        let (mut count, mut bytes) = (0, 0);
-        for event in &self.waiting {
-            let size = event.encoded_len();
-            if count > 0 && bytes + size > WRITE_BYTES {
-                break;
-            }
-            (count, bytes) = (count + 1, bytes + size);
-        }
-        self.waiting_bytes -= bytes;
+        let sizes: Vec<usize> = self.waiting.iter().map(Event::encoded_len).collect();
+        let ends: Vec<bool> = self.waiting.iter().map(has_cursor).collect();
+        let count = size_of_write(&sizes, &ends);
+        self.waiting_bytes -= sizes[..count].iter().sum::<usize>();
         self.waiting.drain(..count).collect()
     }
 
@@ -146,5 +146,51 @@ impl Writer {
             output: run.output(),
         };
         self.sink.finish(&self.waiting, response, turn).await
+    }
+}
+
+fn has_cursor(event: &Event) -> bool {
+    event
+        .note
+        .as_ref()
+        .is_some_and(|note| note.cursor.is_some())
+}
+
+/// How many events go into one write, from their sizes and from which of them end what belongs together.
+fn size_of_write(sizes: &[usize], ends: &[bool]) -> usize {
+    let within = |bytes: usize| {
+        let mut sum = 0;
+        let fitting = sizes.iter().take_while(|size| {
+            sum += **size;
+            sum <= bytes
+        });
+        fitting.count().max(1).min(sizes.len())
+    };
+    let usual = within(WRITE_BYTES);
+    let end_before = ends[..usual].iter().rposition(|end| *end);
+    let end_after = || ends[..within(TOGETHER_BYTES)].iter().position(|end| *end);
+    end_before.or_else(end_after).map_or(usual, |end| end + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_ends_where_the_upstream_can_go_on() {
+        let half = WRITE_BYTES / 2;
+        let table: [(&[usize], &[usize], usize); 7] = [
+            (&[1, 1, 1], &[], 3),
+            (&[half, half, 1], &[], 2),
+            (&[WRITE_BYTES * 2, 1], &[], 1),
+            (&[half, half, 1], &[0, 2], 1),
+            (&[half, half, 1, 1], &[2, 3], 3),
+            (&[TOGETHER_BYTES, 1], &[1], 1),
+            (&[half, 1, TOGETHER_BYTES], &[2], 2),
+        ];
+        for (sizes, ends, expected) in table {
+            let ends: Vec<bool> = (0..sizes.len()).map(|at| ends.contains(&at)).collect();
+            assert_eq!(size_of_write(sizes, &ends), expected, "{sizes:?} {ends:?}");
+        }
     }
 }

@@ -119,6 +119,18 @@ impl CallError {
         Self::of(CallErrorKind::Broken, message, None)
     }
 
+    /// An answer that ended before the model said that it does.
+    pub fn cut_short() -> Self {
+        let message = "The model's answer broke off.";
+        Self::of(CallErrorKind::Broken, message, None)
+    }
+
+    /// A response of the upstream's that cannot be gone on with.
+    pub fn lost() -> Self {
+        let message = "The model's answer broke off and could not be gone on with.";
+        Self::of(CallErrorKind::Broken, message, None)
+    }
+
     /// An upstream that is not asked for the time being.
     pub fn unhealthy(retry_after: Duration) -> Self {
         let kind = CallErrorKind::Unhealthy { retry_after };

@@ -1,15 +1,17 @@
 //! Sends requests to an upstream and reads what comes back, with a deadline on every wait.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::FutureExt;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Response, Url};
+use reqwest::{RequestBuilder, Response, Url};
 use secrecy::ExposeSecret;
+use talaria_runtime::clock;
 use tokio::time::{Instant, timeout_at};
 
+use super::retry_after::retry_after;
 use super::{CallError, Error, Form, UpstreamConfig, Wait};
 
 /// How much of a refusal's body is read.
@@ -44,15 +46,15 @@ pub struct Body {
 struct Unspeakable(Arc<[String]>);
 
 impl Client {
-    /// A client for `POST {base_url}/{path}`.
-    pub fn new(config: &UpstreamConfig, path: &[&str]) -> Result<Self, Error> {
+    /// A client for `POST {base_url}/{path}` and what lies below it.
+    pub fn new(config: &UpstreamConfig, path: &str) -> Result<Self, Error> {
         let name = || config.name.clone();
         let mut url = Url::parse(&config.base_url).map_err(|_| Error::BaseUrl { name: name() })?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(Error::BaseUrl { name: name() });
         }
         if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(path);
+            segments.pop_if_empty().extend(path.split('/'));
         }
         let key = config.api_key.as_ref().map(ExposeSecret::expose_secret);
         let http = reqwest::Client::builder()
@@ -79,15 +81,40 @@ impl Client {
 
     /// Sends a JSON body and returns once the upstream has accepted it.
     pub async fn post(&self, body: String, form: Form) -> Result<Body, CallError> {
+        let request = self.http.post(self.url.clone()).body(body);
+        self.send(request, form).await
+    }
+
+    /// Sends a `POST` without a body to what lies at `path` below the client's own.
+    pub async fn post_to(&self, path: &[&str]) -> Result<Body, CallError> {
+        let request = self.http.post(self.below(path)).body("{}");
+        self.send(request, Form::Whole).await
+    }
+
+    /// Asks for the stream at `path` below the client's own.
+    pub async fn get(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Body, CallError> {
+        let mut url = self.below(path);
+        url.query_pairs_mut().extend_pairs(query);
+        self.send(self.http.get(url), Form::Stream).await
+    }
+
+    fn below(&self, path: &[&str]) -> Url {
+        let mut url = self.url.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.extend(path);
+        }
+        url
+    }
+
+    async fn send(&self, request: RequestBuilder, form: Form) -> Result<Body, CallError> {
         let now = Instant::now();
         let total = now + self.total_timeout;
         let first_byte = match form {
-            Form::Stream => now + self.first_byte_timeout,
+            Form::Stream | Form::Kept => now + self.first_byte_timeout,
             // Nothing comes before everything does.
             Form::Whole => total,
         };
-        let sent = self.http.post(self.url.clone()).body(body).send();
-        let response = match timeout_at(first_byte.min(total), sent).await {
+        let response = match timeout_at(first_byte.min(total), request.send()).await {
             Err(_) => return Err(CallError::timeout(Wait::FirstByte)),
             Ok(Err(error)) if error.is_connect() => return Err(CallError::connect(error)),
             Ok(Err(error)) => return Err(CallError::broken(error)),
@@ -181,7 +208,8 @@ impl Body {
     /// What an answer that is no success means. A body that breaks off or does not come says what it says so far.
     async fn refusal(&mut self) -> CallError {
         let status = self.response.status().as_u16();
-        let retry_after = retry_after(self.response.headers());
+        let now = UNIX_EPOCH + Duration::from_millis(clock::unix_millis().unsigned_abs());
+        let retry_after = retry_after(self.response.headers(), now);
         let mut body = Vec::new();
         while let Ok(Some(bytes)) = self.next(None).await {
             let room = MAX_ERROR_BYTES - body.len();
@@ -194,15 +222,6 @@ impl Body {
         error.error.message = self.redacted(&error.error.message);
         error
     }
-}
-
-/// How long the upstream asks to wait, in seconds or milliseconds; a date is not read.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let number = |name| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
-    let seconds = number("retry-after-ms")
-        .map(|ms| ms / 1000.0)
-        .or_else(|| number("retry-after"));
-    Duration::try_from_secs_f64(seconds?).ok()
 }
 
 impl Unspeakable {

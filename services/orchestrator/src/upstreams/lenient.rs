@@ -150,30 +150,60 @@ pub fn has(object: &Object, name: &str) -> bool {
     object.get(name).is_some_and(|value| !value.is_null())
 }
 
-/// Token counts under the names of the Responses or of the Chat Completions API; what is missing is 0.
+/// Token counts under the names of the Responses or of the Chat Completions API, or of those who went before them; what
+/// is missing is 0.
 pub fn usage(value: Option<&Value>) -> Option<Usage> {
     let usage = value?.as_object()?;
+    // DeepSeek, Moonshot and Anthropic tell details beside the counts.
+    let beside = |names: &[&str]| names.iter().find_map(|name| tokens(usage.get(*name)?));
     let count = |names: [&str; 2]| names.iter().find_map(|name| tokens(usage.get(*name)?));
     let detail = |names: [&str; 2], detail| {
         names
             .iter()
             .find_map(|name| tokens(usage.get(*name)?.get(detail)?))
-            .unwrap_or(0)
     };
+    let cached = [
+        "cached_tokens",
+        "prompt_cache_hit_tokens",
+        "cache_read_input_tokens",
+    ];
+    let written = ["cache_write_tokens", "cache_creation_input_tokens"];
     let input_tokens = count(["input_tokens", "prompt_tokens"]).unwrap_or(0);
     let output_tokens = count(["output_tokens", "completion_tokens"]).unwrap_or(0);
     let input_details = ["input_tokens_details", "prompt_tokens_details"];
     let output_details = ["output_tokens_details", "completion_tokens_details"];
     Some(Usage {
         input_tokens,
-        cached_tokens: detail(input_details, "cached_tokens"),
-        cache_write_tokens: detail(input_details, "cache_write_tokens"),
+        cached_tokens: detail(input_details, "cached_tokens")
+            .or_else(|| beside(&cached))
+            .unwrap_or(0),
+        cache_write_tokens: detail(input_details, "cache_write_tokens")
+            .or_else(|| beside(&written))
+            .unwrap_or(0),
         output_tokens,
-        reasoning_tokens: detail(output_details, "reasoning_tokens"),
+        reasoning_tokens: detail(output_details, "reasoning_tokens")
+            .or_else(|| beside(&["reasoning_tokens"]))
+            .unwrap_or(0),
         total_tokens: usage
             .get("total_tokens")
             .and_then(tokens)
             .unwrap_or(input_tokens + output_tokens),
+    })
+}
+
+/// What llama.cpp tells of a call: tokens that it read anew, took from its cache, and wrote.
+pub fn timings(value: Option<&Value>) -> Option<Usage> {
+    let timings = value?.as_object()?;
+    let count = |name: &str| timings.get(name).and_then(tokens);
+    let (read, output_tokens) = (count("prompt_n")?, count("predicted_n")?);
+    let cached_tokens = count("cache_n").unwrap_or(0);
+    let input_tokens = read + cached_tokens;
+    Some(Usage {
+        input_tokens,
+        cached_tokens,
+        output_tokens,
+        total_tokens: input_tokens + output_tokens,
+        ..Usage::default()
     })
 }
 
@@ -293,6 +323,14 @@ mod tests {
                 json!({"input_tokens": -5, "output_tokens": 1e30, "total_tokens": "9"}),
                 of(0, 0, 0, 0, 0),
             ),
+            (
+                json!({"prompt_tokens": 5, "prompt_cache_hit_tokens": 3, "completion_tokens": 2, "reasoning_tokens": 1}),
+                of(5, 3, 2, 1, 7),
+            ),
+            (
+                json!({"prompt_tokens": 5, "cached_tokens": 4, "completion_tokens": 2, "cost": 0.1}),
+                of(5, 4, 2, 0, 7),
+            ),
             (json!({}), of(0, 0, 0, 0, 0)),
             (json!(null), None),
         ];
@@ -300,6 +338,9 @@ mod tests {
             assert_eq!(usage(Some(&value)), expected, "{value}");
         }
         assert_eq!(usage(None), None);
+        let told = json!({"prompt_n": 2, "cache_n": 3, "predicted_n": 2, "predicted_ms": 5.5});
+        assert_eq!(timings(Some(&told)), of(5, 3, 2, 0, 7));
+        assert_eq!(timings(Some(&json!({"prompt_n": 2}))), None);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! From the bytes of an answer, in whatever form it comes, to what the model said.
 
 use talaria_domain::model::ModelEvent;
+use talaria_proto::v1::Usage;
 
+use super::responses::tracking::Tracking;
 use super::sse::{Decoder, Frame};
 use super::{CallError, chat_completions, responses};
 
@@ -36,8 +38,9 @@ enum Parser {
 }
 
 impl Reader {
-    pub fn responses() -> Self {
-        Self::of(Parser::Responses(responses::parser::Parser::default()))
+    /// With `tracking`, of a response that the upstream keeps.
+    pub fn responses(tracking: Option<Tracking>) -> Self {
+        Self::of(Parser::Responses(responses::parser::Parser::new(tracking)))
     }
 
     /// `turn` as in [`chat_completions::parser::Parser::new`].
@@ -62,6 +65,8 @@ impl Reader {
             bytes = bytes.trim_ascii_start();
             self.form = match bytes.first() {
                 None => return Ok(()),
+                // A response that goes on is no answer.
+                Some(b'{') if self.parser.goes_on() => return Err(CallError::lost()),
                 Some(b'{') => Form::Whole(Vec::new()),
                 Some(b'<') => {
                     return Err(CallError::protocol(
@@ -125,6 +130,14 @@ impl Reader {
         }
     }
 
+    /// What was said to be used so far, if the answer broke off before its end.
+    pub fn take_usage(&mut self) -> Option<Usage> {
+        match &mut self.parser {
+            Parser::Responses(parser) => parser.take_usage(),
+            Parser::ChatCompletions { parser, .. } => parser.take_usage(),
+        }
+    }
+
     /// Whether nothing more will be said.
     pub fn is_finished(&self) -> bool {
         self.finished
@@ -132,6 +145,14 @@ impl Reader {
 }
 
 impl Parser {
+    /// Whether the stream is one that was begun before.
+    fn goes_on(&self) -> bool {
+        match self {
+            Self::Responses(parser) => parser.goes_on(),
+            Self::ChatCompletions { .. } => false,
+        }
+    }
+
     fn push(&mut self, frame: &Frame<'_>, events: &mut Vec<ModelEvent>) {
         match self {
             Self::Responses(parser) => parser.push(frame, events),
@@ -157,6 +178,113 @@ impl Parser {
         match self {
             Self::Responses(_) => responses::body::parse(json),
             Self::ChatCompletions { turn, .. } => chat_completions::parser::parse_body(json, *turn),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::CallErrorKind;
+    use super::*;
+
+    fn readers() -> [Reader; 3] {
+        [
+            Reader::responses(None),
+            Reader::responses(Some(Tracking::of_new("up"))),
+            Reader::chat_completions(1),
+        ]
+    }
+
+    /// What is said, and the message of the error in which it ends.
+    fn read<'a>(
+        mut reader: Reader,
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> (Vec<ModelEvent>, Option<String>) {
+        let mut events = Vec::new();
+        for piece in pieces {
+            if reader.is_finished() {
+                return (events, None);
+            }
+            if let Err(error) = reader.push(piece, &mut events) {
+                return (events, Some(error.to_string()));
+            }
+        }
+        if reader.is_finished() {
+            return (events, None);
+        }
+        let end = reader.finish(&mut events);
+        (events, end.err().map(|error| error.to_string()))
+    }
+
+    /// Bytes as upstreams send them, and as they should not.
+    fn any_answer() -> impl Strategy<Value = Vec<u8>> {
+        let pieces: [&[u8]; 22] = [
+            b"data: ",
+            b"\n\n",
+            b"\r\n\r\n",
+            b"event: error\n",
+            b": ping\n",
+            b"{\"type\":\"response.output_text.delta\",\"sequence_number\":1,\"output_index\":0,\"delta\":\"a\"}",
+            b"{\"type\":\"response.output_text.delta\",\"item_id\":\"m\",\"delta\":\"\\ud83d\"}",
+            b"{\"type\":\"response.output_item.done\",\"output_index\":0,\"item\":{\"type\":\"message\",\"content\":[{}]}}",
+            b"{\"type\":\"response.created\",\"sequence_number\":0,\"response\":{\"id\":\"resp_1\",\"usage\":{}}}",
+            b"{\"type\":\"response.completed\",\"response\":{\"output\":[{\"type\":\"message\"}]}}",
+            b"{\"type\":\"error\",\"message\":\"No.\"}",
+            b"{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}",
+            b"{\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":3,\"function\":{\"arguments\":\"{}\"}}]}}]}",
+            b"{\"choices\":[{\"delta\":{\"reasoning_details\":[{\"type\":\"reasoning.encrypted\"}]}}]}",
+            b"{\"choices\":[{\"delta\":{},\"finish_reason\":\"tool_calls\"}],\"usage\":{\"prompt_tokens\":-1}}",
+            b"{\"error\":{\"message\":\"No.\"}}",
+            b"[DONE]",
+            b"null",
+            b"{",
+            b"\"",
+            b"\0",
+            b"\xF0\x9F",
+        ];
+        let piece = prop::sample::select(pieces.to_vec());
+        prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_alike_however_they_are_cut(
+            bytes in prop_oneof![any_answer(), prop::collection::vec(any::<u8>(), 0..200)],
+            length in 1..40_usize,
+        ) {
+            for ((whole, cut), single) in readers().into_iter().zip(readers()).zip(readers()) {
+                let expected = read(whole, [bytes.as_slice()]);
+                prop_assert_eq!(&read(cut, bytes.chunks(length)), &expected);
+                prop_assert_eq!(&read(single, bytes.chunks(1)), &expected);
+                let is_end = |event: &ModelEvent| matches!(event, ModelEvent::Finished { .. });
+                let end = expected.0.iter().position(is_end);
+                prop_assert!(end.is_none_or(|end| end + 1 == expected.0.len()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_and_a_document_without_end_are_not_kept() {
+        const MIB: usize = 1024 * 1024;
+        let piece = vec![b'x'; MIB];
+        let table = [("data: ", 17), ("", 17), ("{\"a\":\"", 65)];
+        for (beginning, most) in table {
+            for mut reader in readers() {
+                let mut events = Vec::new();
+                reader.push(beginning.as_bytes(), &mut events).unwrap();
+                let mut taken = 0;
+                let error = loop {
+                    taken += 1;
+                    assert!(taken <= most, "{taken} MiB are kept");
+                    if let Err(error) = reader.push(&piece, &mut events) {
+                        break error;
+                    }
+                };
+                assert_eq!(error.kind, CallErrorKind::Protocol);
+                assert_eq!(events, []);
+            }
         }
     }
 }

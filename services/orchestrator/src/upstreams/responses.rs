@@ -3,3 +3,4 @@
 pub mod body;
 pub mod parser;
 pub mod request;
+pub mod tracking;

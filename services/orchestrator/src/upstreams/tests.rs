@@ -71,6 +71,7 @@ fn config(kind: Kind, base_url: &str) -> UpstreamConfig {
         idle_timeout: Duration::from_secs(5),
         total_timeout: Duration::from_secs(10),
         max_retries: 0,
+        resumable: false,
     }
 }
 

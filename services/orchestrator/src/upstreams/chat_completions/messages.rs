@@ -4,11 +4,12 @@ use serde_json::{Value, json};
 use talaria_domain::model::{CallItem, Object};
 use tracing::debug;
 
+use super::details::details_of;
 use crate::upstreams::lenient;
 
 /// The messages that say the same as `instructions` and `context`.
 ///
-/// Reasoning and what chat has no form for is left out.
+/// Reasoning is left out, but for `reasoning_details`; so is what chat has no form for.
 pub fn messages(instructions: Option<&str>, context: &[CallItem]) -> Vec<Value> {
     let mut messages = Vec::new();
     if let Some(instructions) = instructions {
@@ -48,7 +49,11 @@ fn push_item(item: &Object, messages: &mut Vec<Value>) {
                 failed.or_else(|| item.get("output")),
             ));
         }
-        "reasoning" => {}
+        "reasoning" => {
+            if let Some(details) = details_of(item) {
+                push_details(details, messages);
+            }
+        }
         kind => debug!(
             item.r#type = kind,
             "left out a context item that chat has no form for"
@@ -72,6 +77,22 @@ fn push_assistant(text: &str, messages: &mut Vec<Value>) {
             last["content"] = text.into();
         }
         _ => messages.push(json!({"role": "assistant", "content": text})),
+    }
+}
+
+/// Adds thoughts, to the message of the assistant that they belong to: the next, or the one that they came with.
+fn push_details(details: Vec<Value>, messages: &mut Vec<Value>) {
+    let is_assistant = messages
+        .last()
+        .is_some_and(|last| last["role"] == "assistant");
+    if !is_assistant {
+        messages.push(json!({"role": "assistant", "content": null}));
+    }
+    if let Some(last) = messages.last_mut() {
+        match last["reasoning_details"].as_array_mut() {
+            Some(known) => known.extend(details),
+            None => last["reasoning_details"] = details.into(),
+        }
     }
 }
 
@@ -199,6 +220,27 @@ mod tests {
         {"role":"user","content":"d"}
         {"role":"user","content":[{"type":"text","text":"e"},{"type":"image_url","image_url":{"url":"data:image/png;base64,AA","detail":"low"}},{"type":"file","file":{"filename":"f.pdf","file_data":"data:,x"}}]}
         {"role":"assistant","content":"fg"}
+        "#);
+    }
+
+    #[test]
+    fn thoughts_go_back_with_the_message_that_they_belong_to() {
+        let thought = json!({"type": "reasoning", "summary": [],
+            "encrypted_content": r#"[{"type":"reasoning.encrypted","data":"x"}]"#});
+        let context = [
+            json!({"role": "user", "content": "a"}),
+            thought,
+            json!({"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}),
+            json!({"type": "function_call_output", "call_id": "c", "output": "1"}),
+            json!({"type": "reasoning", "encrypted_content": "gAAA"}),
+            json!({"role": "assistant", "content": "b"}),
+        ];
+
+        insta::assert_snapshot!(of(None, &context), @r#"
+        {"role":"user","content":"a"}
+        {"role":"assistant","content":null,"reasoning_details":[{"type":"reasoning.encrypted","data":"x"}],"tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]}
+        {"role":"tool","tool_call_id":"c","content":"1"}
+        {"role":"assistant","content":"b"}
         "#);
     }
 

@@ -5,21 +5,25 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
-use talaria_domain::model::{Field, ItemKey, ModelEvent, Object, Outcome};
+use talaria_domain::model::{Field, ItemKey, ModelEvent, Object, Outcome, server_error};
 use talaria_proto::v1::Usage;
 use tracing::debug;
 
+use super::details::Details;
 use super::tool_calls::ToolCalls;
 use crate::upstreams::lenient;
 use crate::upstreams::sse::Frame;
 
 const REASONING: ItemKey = ItemKey(0);
 const MESSAGE: ItemKey = ItemKey(1);
+/// Thoughts that came after the message or a call.
+const LATE_REASONING: ItemKey = ItemKey(u64::MAX);
 
 /// Reads one stream.
 #[derive(Debug)]
 pub struct Parser {
     tool_calls: ToolCalls,
+    details: Details,
     /// The parts of the message, in the order in which they began.
     parts: Vec<Field>,
     said_something: bool,
@@ -55,6 +59,7 @@ struct TextDelta {
     reasoning_details: Option<IgnoredAny>,
     tool_calls: Option<IgnoredAny>,
     function_call: Option<IgnoredAny>,
+    annotations: Option<IgnoredAny>,
 }
 
 impl Parser {
@@ -62,6 +67,7 @@ impl Parser {
     pub fn new(turn: usize) -> Self {
         Self {
             tool_calls: ToolCalls::new(turn),
+            details: Details::default(),
             parts: Vec::new(),
             said_something: false,
             outcome: None,
@@ -72,7 +78,8 @@ impl Parser {
 
     /// Appends what `frame` says to `events`; nothing more once the call has finished.
     pub fn push(&mut self, frame: &Frame<'_>, events: &mut Vec<ModelEvent>) {
-        if self.finished || self.push_text(frame, events) {
+        let may_be_plain = self.details.is_empty();
+        if self.finished || (may_be_plain && self.push_text(frame, events)) {
             return;
         }
         if frame.data.trim() == "[DONE]" {
@@ -101,16 +108,25 @@ impl Parser {
         self.finished
     }
 
+    /// The usage that was told, if the call has not finished: then its end does not say it.
+    pub fn take_usage(&mut self) -> Option<Usage> {
+        self.usage.take()
+    }
+
     /// Finishes the call at the end of the stream, if the model came to an end.
     pub fn finish(&mut self, events: &mut Vec<ModelEvent>) {
         if self.finished {
             return;
         }
-        let Some(outcome) = self.outcome.take() else {
+        let Some(mut outcome) = self.outcome.take() else {
             return;
         };
         self.finished = true;
-        self.tool_calls.finish(events);
+        let has_calls = self.tool_calls.finish(events);
+        if !has_calls && self.parts.is_empty() && outcome == Outcome::Completed {
+            outcome = nameless();
+        }
+        self.end_reasoning(LATE_REASONING, events);
         events.push(ModelEvent::Finished {
             outcome,
             usage: self.usage.take(),
@@ -146,6 +162,7 @@ impl Parser {
             reasoning_details: None,
             tool_calls: None,
             function_call: None,
+            annotations: None,
         } = delta
         else {
             return false;
@@ -157,12 +174,12 @@ impl Parser {
     fn push_chunk(&mut self, mut chunk: Object, named_error: bool, events: &mut Vec<ModelEvent>) {
         let is_error = lenient::text(&chunk, "type") == Some("error")
             || lenient::text(&chunk, "object") == Some("error");
+        self.usage = usage_in(&chunk).or(self.usage.take());
         if named_error || is_error || lenient::has(&chunk, "error") {
             self.outcome = Some(Outcome::Failed(lenient::error_in(chunk)));
             self.finish(events);
             return;
         }
-        self.usage = lenient::usage(chunk.get("usage")).or(self.usage.take());
         let choices = lenient::take_objects(&mut chunk, "choices");
         let first = choices.into_iter().find(|choice| {
             choice
@@ -188,9 +205,11 @@ impl Parser {
         if let Some(delta) = delta {
             self.push_message(delta, logprobs, events);
         }
+        self.usage = lenient::usage(choice.get("usage")).or(self.usage.take());
         if let Some(reason) = lenient::text(&choice, "finish_reason").filter(|it| !it.is_empty()) {
             let error = choice.get("error").filter(|error| !error.is_null());
-            self.outcome.get_or_insert(outcome(reason, error));
+            let outcome = outcome(reason, error, self.said_something);
+            self.outcome.get_or_insert(outcome);
         }
     }
 
@@ -201,7 +220,13 @@ impl Parser {
         events: &mut Vec<ModelEvent>,
     ) {
         let logprobs = logprobs.into_iter().map(Value::Object).collect();
+        let annotations = lenient::take_objects(&mut delta, "annotations");
         let reasoning = reasoning_in(&mut delta);
+        if reasoning.is_empty() && has_answer(&delta) {
+            self.end_reasoning(REASONING, events);
+        }
+        self.details
+            .push(lenient::take_objects(&mut delta, "reasoning_details"));
         self.push_delta(
             REASONING,
             Field::ReasoningText,
@@ -218,6 +243,14 @@ impl Parser {
         }
         let refusal = lenient::take_text(&mut delta, "refusal").unwrap_or_default();
         self.push_delta(MESSAGE, Field::Refusal, refusal, Vec::new(), events);
+        for annotation in annotations {
+            let part = self.part(Field::Text);
+            events.push(ModelEvent::Annotation {
+                key: MESSAGE,
+                part,
+                annotation: flat(annotation),
+            });
+        }
         for call in lenient::take_objects(&mut delta, "tool_calls") {
             self.said_something = true;
             self.tool_calls.push(call, events);
@@ -226,6 +259,14 @@ impl Parser {
             self.said_something = true;
             self.tool_calls
                 .push_function(Some(0), String::new(), &mut function, events);
+        }
+    }
+
+    /// Hands out the thoughts that are to be handed back.
+    fn end_reasoning(&mut self, key: ItemKey, events: &mut Vec<ModelEvent>) {
+        if let Some(item) = self.details.take_item() {
+            self.said_something = true;
+            events.push(ModelEvent::ItemDone { key, item });
         }
     }
 
@@ -324,15 +365,58 @@ fn text_in(value: &Value) -> String {
     }
 }
 
-fn outcome(finish_reason: &str, error: Option<&Value>) -> Outcome {
+/// The usage that a chunk tells, wherever it does: Groq and llama.cpp have places of their own.
+fn usage_in(chunk: &Object) -> Option<Usage> {
+    let groq = chunk.get("x_groq").and_then(|groq| groq.get("usage"));
+    lenient::usage(chunk.get("usage"))
+        .or_else(|| lenient::usage(groq))
+        .or_else(|| lenient::timings(chunk.get("timings")))
+}
+
+/// Whether a delta has something of the message or of a call.
+fn has_answer(delta: &Object) -> bool {
+    ["content", "refusal", "tool_calls", "function_call"]
+        .iter()
+        .any(|name| match delta.get(*name) {
+            None | Some(Value::Null) => false,
+            Some(Value::String(text)) => !text.is_empty(),
+            Some(Value::Array(list)) => !list.is_empty(),
+            Some(_) => true,
+        })
+}
+
+/// An annotation as the Responses API writes it: what chat nests under the name of its type stands beside the type.
+fn flat(mut annotation: Object) -> Object {
+    let kind = lenient::text(&annotation, "type")
+        .unwrap_or_default()
+        .to_owned();
+    if let Some(members) = lenient::take_object(&mut annotation, &kind) {
+        annotation.shift_remove(&kind);
+        annotation.extend(members);
+    }
+    annotation
+}
+
+fn nameless() -> Outcome {
+    Outcome::Failed(server_error("The model called a tool and named none."))
+}
+
+fn outcome(finish_reason: &str, error: Option<&Value>, said_something: bool) -> Outcome {
     let incomplete = |reason: &str| Outcome::Incomplete {
         reason: reason.to_owned(),
     };
-    match finish_reason {
-        "length" | "max_tokens" | "max_output_tokens" => incomplete("max_output_tokens"),
-        "content_filter" => incomplete("content_filter"),
-        "error" => Outcome::Failed(lenient::response_error(error.unwrap_or(&Value::Null))),
-        // `stop`, `tool_calls`, `function_call`, and what others call a natural end.
+    match finish_reason.to_ascii_lowercase().as_str() {
+        "length" | "max_tokens" | "max_output_tokens" | "model_length" => {
+            incomplete("max_output_tokens")
+        }
+        "content_filter" | "safety" | "sensitive" | "recitation" | "prohibited_content" => {
+            incomplete("content_filter")
+        }
+        "error" | "network_error" | "insufficient_system_resource" => {
+            Outcome::Failed(lenient::response_error(error.unwrap_or(&Value::Null)))
+        }
+        "tool_calls" | "function_call" if !said_something => nameless(),
+        // `stop`, and what others call a natural end.
         _ => Outcome::Completed,
     }
 }

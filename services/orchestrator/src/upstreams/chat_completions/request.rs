@@ -62,7 +62,7 @@ pub fn body(call: &ModelCall, form: Form) -> String {
     body.extend(format.map(|format| ("response_format".to_owned(), format)));
     push_tools(call, &mut body);
     match form {
-        Form::Stream => {
+        Form::Stream | Form::Kept => {
             body.insert("stream".to_owned(), true.into());
             body.insert("stream_options".to_owned(), json!({"include_usage": true}));
         }

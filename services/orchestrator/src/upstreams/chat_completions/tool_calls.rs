@@ -66,15 +66,20 @@ impl ToolCalls {
         }
     }
 
-    /// Announces what is still held back; a call without arguments has the empty object.
-    pub fn finish(&mut self, events: &mut Vec<ModelEvent>) {
+    /// Announces what is still held back; a call without arguments has the empty object. A call
+    /// without a name is left out, since nobody can run it; false if there are no others.
+    pub fn finish(&mut self, events: &mut Vec<ModelEvent>) -> bool {
         for position in 0..self.calls.len() {
             let call = &mut self.calls[position];
+            if call.name.is_empty() {
+                continue;
+            }
             if !call.has_arguments && call.waiting.trim().is_empty() {
                 call.waiting.push_str("{}");
             }
             self.flush(position, events);
         }
+        self.calls.is_empty() || self.calls.iter().any(|call| !call.name.is_empty())
     }
 
     /// The call that a delta belongs to, made if it is new.

@@ -84,6 +84,10 @@ fn is_response_end(kind: &str) -> bool {
 fn outcome(kind: &str, response: &Object, event: Object) -> Outcome {
     let status = lenient::text(response, "status").unwrap_or_default();
     match (kind, status) {
+        // A document that says so is no answer.
+        ("response.done", "queued" | "in_progress") => Outcome::Failed(server_error(
+            "The upstream answered before it had an answer.",
+        )),
         ("response.cancelled", _) | (_, "cancelled") => {
             Outcome::Failed(server_error("The upstream cancelled the response."))
         }

@@ -9,10 +9,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use talaria_domain::model::{Field, ItemKey, ModelEvent, Object};
+use talaria_proto::v1::Usage;
 use tracing::debug;
 
 use crate::upstreams::lenient;
 use crate::upstreams::responses::body::{finished, is_end, is_item};
+use crate::upstreams::responses::tracking::Tracking;
 use crate::upstreams::sse::Frame;
 
 /// Keys of items whose output index the upstream does not tell; far above any real index.
@@ -24,6 +26,9 @@ const ITEM_EVENT_MEMBERS: [&str; 4] = ["type", "sequence_number", "item_id", "ou
 /// Reads one stream.
 #[derive(Debug, Default)]
 pub struct Parser {
+    tracking: Option<Tracking>,
+    /// What was said to be used, before the end says it.
+    usage: Option<Usage>,
     keys: HashMap<String, ItemKey>,
     /// The key of the item that the last event was about.
     last: u64,
@@ -46,6 +51,7 @@ struct Held {
 struct TextDelta<'a> {
     #[serde(borrow)]
     r#type: Cow<'a, str>,
+    sequence_number: Option<u64>,
     #[serde(borrow, default)]
     item_id: Cow<'a, str>,
     output_index: Option<u64>,
@@ -57,6 +63,26 @@ struct TextDelta<'a> {
 }
 
 impl Parser {
+    /// With `tracking`, of a response that the upstream keeps.
+    pub fn new(tracking: Option<Tracking>) -> Self {
+        Self {
+            tracking,
+            ..Self::default()
+        }
+    }
+
+    /// Whether the stream is one that was begun before.
+    pub fn goes_on(&self) -> bool {
+        self.tracking
+            .as_ref()
+            .is_some_and(|tracking| tracking.goes_on)
+    }
+
+    /// The usage that was told, if the call has not finished: then its end does not say it.
+    pub fn take_usage(&mut self) -> Option<Usage> {
+        self.usage.take()
+    }
+
     /// Appends what `frame` says to `events`; nothing more once the call has finished.
     pub fn push(&mut self, frame: &Frame<'_>, events: &mut Vec<ModelEvent>) {
         if self.finished || self.push_text_delta(frame, events) {
@@ -75,7 +101,15 @@ impl Parser {
             Some(Value::String(kind)) => kind,
             _ => frame.event.as_deref().unwrap_or_default().to_owned(),
         };
+        let sequence_number = body.get("sequence_number").and_then(Value::as_u64);
+        if self.is_known(sequence_number) {
+            return;
+        }
+        if let Some(tracking) = &mut self.tracking {
+            tracking.name(&body, events);
+        }
         self.push_event(&kind, body, &frame.data, events);
+        self.heard(sequence_number, events);
     }
 
     /// Whether the call has finished: what follows says nothing.
@@ -98,6 +132,9 @@ impl Parser {
         let Some(field) = wire.r#type.strip_suffix(".delta").and_then(field_of) else {
             return false;
         };
+        if self.is_known(wire.sequence_number) {
+            return true;
+        }
         let part = wire.content_index.or(wire.summary_index).unwrap_or(0);
         let key = self.key(wire.output_index, Some(&wire.item_id));
         push_delta(
@@ -106,7 +143,23 @@ impl Parser {
             wire.logprobs.unwrap_or_default(),
             events,
         );
+        self.heard(wire.sequence_number, events);
         true
+    }
+
+    fn is_known(&self, sequence_number: Option<u64>) -> bool {
+        let tracking = self.tracking.as_ref();
+        tracking.is_some_and(|tracking| tracking.is_known(sequence_number))
+    }
+
+    /// Tells how far the stream was taken in, but for its end and for half a character.
+    fn heard(&mut self, sequence_number: Option<u64>, events: &mut Vec<ModelEvent>) {
+        if let Some(tracking) = &mut self.tracking
+            && !self.finished
+            && self.held.is_none()
+        {
+            tracking.heard(sequence_number, events);
+        }
     }
 
     fn push_event(
@@ -116,9 +169,18 @@ impl Parser {
         json: &str,
         events: &mut Vec<ModelEvent>,
     ) {
+        let told = body
+            .get("response")
+            .and_then(|response| response.get("usage"));
+        self.usage = lenient::usage(told).or(self.usage.take());
         if is_end(kind, &body) {
             self.finished = true;
-            events.push(finished(kind, body));
+            let usage_so_far = self.usage.take();
+            let mut end = finished(kind, body);
+            if let ModelEvent::Finished { usage, .. } = &mut end {
+                *usage = usage.or(usage_so_far);
+            }
+            events.push(end);
         } else if kind == "response.output_item.added" {
             events.extend(
                 self.item(&mut body)
@@ -220,6 +282,9 @@ impl Parser {
 
     /// The key of an item: its output index, else what its id was seen with, else the item of the last event.
     fn key(&mut self, index: Option<u64>, id: Option<&str>) -> ItemKey {
+        if let (None, Some(tracking)) = (index, &mut self.tracking) {
+            tracking.guessed();
+        }
         let key = match (index, id.filter(|id| !id.is_empty())) {
             (Some(index), _) => ItemKey(index),
             (None, Some(id)) => {

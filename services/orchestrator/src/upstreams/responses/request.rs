@@ -9,7 +9,7 @@ use tracing::debug;
 
 use crate::upstreams::Form;
 
-/// Parameters that are between the client and us; the upstream keeps nothing, and streams if it can.
+/// Parameters that are between the client and us; the upstream streams if it can, and keeps nothing that it need not.
 const OURS: [&str; 12] = [
     "model",
     "input",
@@ -54,11 +54,15 @@ pub fn body(call: &ModelCall, form: Form) -> String {
             _ => drop(writer.raw(name, &Value::to_string(value))),
         }
     }
-    let stream = match form {
-        Form::Stream => "true",
-        Form::Whole => "false",
+    match form {
+        Form::Stream => writer.raw("stream", "true").raw("store", "false"),
+        Form::Whole => writer.raw("stream", "false").raw("store", "false"),
+        // It goes on without us, and can be found again.
+        Form::Kept => writer
+            .raw("stream", "true")
+            .raw("store", "true")
+            .raw("background", "true"),
     };
-    writer.raw("stream", stream).raw("store", "false");
     writer.finish()
 }
 
@@ -84,7 +88,11 @@ fn input_item(item: &CallItem) -> Option<Cow<'_, str>> {
 /// It must have made it, and its thoughts must be in it. OpenAI refuses the bare id of an item of an unstored response.
 fn is_readable_reasoning(item: &RawObject<'_>, upstream_id: Option<&str>) -> bool {
     let has_content = item.get("content").is_some_and(|content| content != "[]");
-    item.get("encrypted_content").is_some() || (upstream_id.is_some() && has_content)
+    // A list is an upstream's of the other kind; it means nothing here, and would be refused.
+    let is_sealed = item
+        .get("encrypted_content")
+        .is_some_and(|content| !content.starts_with(r#""["#));
+    is_sealed || (upstream_id.is_some() && has_content)
 }
 
 /// Whether items of this type are taken without an id. `kind` is JSON.
@@ -198,6 +206,13 @@ mod tests {
                     None,
                 ),
                 Some(r#"{"type":"reasoning","encrypted_content":"x"}"#),
+            ),
+            (
+                item(
+                    r#"{"type":"reasoning","encrypted_content":"[{\"type\":\"reasoning.encrypted\"}]"}"#,
+                    None,
+                ),
+                None,
             ),
             (item("[]", None), None),
         ];

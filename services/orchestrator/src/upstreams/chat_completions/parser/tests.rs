@@ -246,9 +246,36 @@ fn every_way_to_end_is_understood() {
         (&[&finish("stop")], vec![end(Outcome::Completed)]),
         (
             &[&finish("tool_calls"), "[DONE]"],
-            vec![end(Outcome::Completed)],
+            failed("The model called a tool and named none."),
         ),
-        (&[&finish("function_call")], vec![end(Outcome::Completed)]),
+        (
+            &[&hello, &finish("tool_calls")],
+            vec![text("a"), end(Outcome::Completed)],
+        ),
+        (&[&finish("model_length")], incomplete("max_output_tokens")),
+        (&[&finish("SAFETY")], incomplete("content_filter")),
+        (
+            &[&finish("insufficient_system_resource")],
+            failed("The upstream reported an error."),
+        ),
+        (
+            &[
+                r#"{"choices":[{"delta":{},"finish_reason":"stop","usage":{"prompt_tokens":1,"completion_tokens":2}}]}"#,
+            ],
+            vec![end_with_usage(1, 2)],
+        ),
+        (
+            &[
+                r#"{"choices":[{"delta":{},"finish_reason":"stop"}],"timings":{"prompt_n":1,"predicted_n":2}}"#,
+            ],
+            vec![end_with_usage(1, 2)],
+        ),
+        (
+            &[
+                r#"{"choices":[{"delta":{},"finish_reason":"stop"}],"x_groq":{"usage":{"prompt_tokens":1,"completion_tokens":2}}}"#,
+            ],
+            vec![end_with_usage(1, 2)],
+        ),
         (&[&finish("eos")], vec![end(Outcome::Completed)]),
         (
             &[&finish("length"), "[DONE]"],
@@ -288,6 +315,49 @@ fn every_way_to_end_is_understood() {
     for (lines, expected) in cases {
         assert_eq!(stream(lines), *expected, "{lines:?}");
     }
+}
+
+#[test]
+fn citations_are_written_as_the_responses_api_writes_them() {
+    let cited = r#"{"content":"a","annotations":[{"type":"url_citation","url_citation":{"url":"u","title":"t","start_index":0,"end_index":1}}]}"#;
+    let flat =
+        json!({"type": "url_citation", "url": "u", "title": "t", "start_index": 0, "end_index": 1});
+    let annotation = ModelEvent::Annotation {
+        key: MESSAGE,
+        part: 0,
+        annotation: flat.as_object().unwrap().clone(),
+    };
+
+    assert_eq!(deltas(&[cited]), [text("a"), annotation]);
+}
+
+#[test]
+fn thoughts_that_only_their_model_can_read_end_the_reasoning_or_follow_what_they_came_with() {
+    let sealed = r#"{"reasoning":"hm","reasoning_details":[{"type":"reasoning.text","text":"hm","signature":"s"}]}"#;
+    let late = r#"{"reasoning_details":[{"type":"reasoning.encrypted","data":"x"}]}"#;
+    let item = |key, details: &str| {
+        let item = json!({"type": "reasoning", "summary": [], "encrypted_content": details});
+        ModelEvent::ItemDone {
+            key,
+            item: item.as_object().unwrap().clone(),
+        }
+    };
+
+    assert_eq!(
+        deltas(&[sealed, r#"{"content":"a"}"#, late]),
+        [
+            reasoning("hm"),
+            item(
+                REASONING,
+                r#"[{"type":"reasoning.text","text":"hm","signature":"s"}]"#
+            ),
+            text("a"),
+            item(
+                LATE_REASONING,
+                r#"[{"type":"reasoning.encrypted","data":"x"}]"#
+            ),
+        ]
+    );
 }
 
 #[test]
