@@ -396,6 +396,34 @@ async fn a_run_that_waits_can_be_stopped_and_deleted() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn a_run_that_waits_can_be_stopped_on_a_full_server() -> anyhow::Result<()> {
+    let asking = asking(ApiKind::Responses, "").await?;
+    asking.stack.upstream.push(call(ApiKind::Responses, "now"));
+    let id = start(&asking.stack, &json!({"input": "Do it."})).await?;
+    asking.waits_as_a_row(&id).await?;
+    let mut running = Vec::new();
+    for _ in 0..4 {
+        let script = ResponsesStream::new().gate("never").text(&["Done."]);
+        asking.stack.upstream.push(script.completed());
+        running.push(start(&asking.stack, &json!({"input": "Wait."})).await?);
+    }
+
+    post(
+        &asking.stack,
+        &format!("/v1/runs/{id}/stop"),
+        &json!({}),
+        &[],
+    )
+    .await?;
+
+    assert_eq!(ended(&asking.stack, &id).await?["status"], "cancelled");
+    for id in &running {
+        assert_eq!(status(&asking.stack, id).await?.body["status"], "running");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn runs_that_wait_take_no_place() -> anyhow::Result<()> {
     let asking = asking(ApiKind::Responses, "").await?;
     let mut waiting = Vec::new();

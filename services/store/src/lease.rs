@@ -93,9 +93,9 @@ pub struct Executing<'a> {
 }
 
 /// Gives up to `limit` active runs without a living owner to `owner`, each under a new epoch; also those that are
-/// `owner`'s own by name, but not among the ones it is `executing`. Runs that wait in a line and are to stop count as
-/// active: somebody has to end them, and a few come whatever the limit is, because ending them takes no room. Runs that
-/// wait for a person are left alone until somebody decided, the time for it is over, or they are to stop.
+/// `owner`'s own by name, but not among the ones it is `executing`. Runs that wait in a line or for a person and are to
+/// stop count as active: somebody has to end them, and a few come whatever the limit is, because ending them takes no
+/// room. Others that wait for a person are left alone until somebody decided or the time for it is over.
 pub async fn runs_claim(
     database: &Database,
     owner: Uuid,
@@ -108,7 +108,7 @@ pub async fn runs_claim(
             SELECT r.id
             FROM response r
             WHERE r.status IN (1, 2)
-              AND (r.waits_until IS NULL OR r.waits_until <= clock_timestamp() OR r.cancel_requested)
+              AND (r.waits_until IS NULL OR r.waits_until <= clock_timestamp())
               AND CASE
                   WHEN r.owner = $1 THEN r.id <> ALL ($3) AND ($4::uuid IS NULL OR r.id < $4)
                   ELSE NOT EXISTS (
@@ -123,8 +123,9 @@ pub async fn runs_claim(
         ), given_up AS (
             SELECT r.id
             FROM response r
-            WHERE r.status = 0
+            WHERE r.status <= 2
               AND r.cancel_requested
+              AND (r.status = 0 OR r.waits_until IS NOT NULL)
               AND CASE
                   WHEN r.owner = $1 THEN r.id <> ALL ($3)
                   ELSE NOT EXISTS (
@@ -141,7 +142,7 @@ pub async fn runs_claim(
                 epoch = r.epoch + 1,
                 waits_until = NULL,
                 attempt = CASE WHEN r.status = 0 THEN r.attempt ELSE r.attempt + 1 END
-            FROM (SELECT id FROM orphan UNION ALL SELECT id FROM given_up) AS free
+            FROM (SELECT id FROM orphan UNION SELECT id FROM given_up) AS free
             WHERE r.id = free.id
             RETURNING r.id, r.tenant, r.epoch, r.attempt, r.parent_turn_id, r.conversation_id, r.cancel_requested,
                       r.status
