@@ -3,6 +3,7 @@
 mod agents;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -226,6 +227,10 @@ fn orchestrator_config(
                 OnTimeout::Approve => Choice::Once,
             },
         },
+        request_mcp: settings.request_mcp.as_ref().map(|request_mcp| {
+            let allowed = request_mcp.allow.clone();
+            Arc::new(talaria_orchestrator::tools::Egress::new(allowed))
+        }),
         max_attempts: settings.runs.max_attempts,
         lease: settings.runs.lease,
         address,

@@ -27,7 +27,7 @@ pub use self::error::{Error, Origin};
 pub use self::file::{Effect, OnBrokenStream, OnTimeout, ToolItems};
 pub use self::keeping::Keeping;
 pub use self::server::{ChatDisconnect, CorsOrigins, Server};
-pub use self::tools::{DEMO_TOOLS, McpServer, Transport};
+pub use self::tools::{DEMO_TOOLS, McpServer, RequestMcp, Transport};
 
 use self::agents::{Keys, agents};
 use self::error::Found;
@@ -35,7 +35,7 @@ use self::file::File;
 use self::keeping::keeping;
 use self::server::{loopback, secret, server, service_address};
 use self::sources::{Sources, flag, required};
-use self::tools::mcp_servers;
+use self::tools::{mcp_servers, request_mcp};
 
 const APPROVAL_TIMEOUT: Duration = Duration::from_hours(24);
 const ORCHESTRATOR_PORT: u16 = 8643;
@@ -54,6 +54,8 @@ pub struct Settings {
     pub agents: Vec<Agent>,
     pub upstreams: BTreeMap<String, Upstream>,
     pub mcp_servers: BTreeMap<String, McpServer>,
+    /// None: requests may not name MCP servers of their own.
+    pub request_mcp: Option<RequestMcp>,
     /// The shared secret of calls between services.
     pub token: Option<SecretString>,
     pub log: Log,
@@ -167,7 +169,8 @@ impl Settings {
             strict_models: server::strict_models(sources),
             agents,
             upstreams,
-            mcp_servers: mcp_servers(sources)?,
+            mcp_servers: mcp_servers(sources, keys)?,
+            request_mcp: request_mcp(sources)?,
             token: sources
                 .environment(&["TALARIA_TOKEN"])
                 .map(secret)

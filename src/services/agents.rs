@@ -85,19 +85,24 @@ fn mcp_server_config(settings: &Settings, name: &str) -> anyhow::Result<McpServe
         settings::Effect::Once => Effect::Once,
     };
     let effects = server.effects.iter();
-    Ok(McpServerConfig {
-        name: name.to_owned(),
-        transport: match &server.transport {
-            Transport::Stdio { command, args, env } => McpTransport::Stdio {
-                command: command.clone(),
-                args: args.clone(),
-                env: env.clone().into_iter().collect(),
-            },
-            Transport::Http { url } => McpTransport::Http { url: url.clone() },
+    let transport = match &server.transport {
+        Transport::Stdio { command, args, env } => McpTransport::Stdio {
+            command: command.clone(),
+            args: args.clone(),
+            env: env.clone().into_iter().collect(),
         },
+        Transport::Http { url, headers } => McpTransport::Http {
+            url: url.clone(),
+            headers: headers.clone(),
+            // The operator named it.
+            egress: None,
+        },
+    };
+    Ok(McpServerConfig {
         call_timeout: server.call_timeout,
         effects: effects
             .map(|(tool, given)| (tool.clone(), effect(given)))
             .collect(),
+        ..McpServerConfig::new(name, transport)
     })
 }

@@ -22,6 +22,7 @@ pub struct Content {
     pub server: Server,
     pub store: Store,
     pub runs: Runs,
+    pub tools: Tools,
     pub agents: Vec<Agent>,
     pub upstreams: BTreeMap<String, Upstream>,
     pub mcp_servers: BTreeMap<String, McpServer>,
@@ -80,6 +81,13 @@ pub enum OnTimeout {
     #[default]
     Deny,
     Approve,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tools {
+    pub request_mcp: bool,
+    pub request_mcp_allow: Vec<String>,
 }
 
 /// What becomes of a model step that breaks after something of it was shown.
@@ -156,6 +164,9 @@ pub struct McpServer {
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     pub url: Option<String>,
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    pub bearer_token_env: Option<String>,
     pub call_timeout_seconds: Option<NonZeroU64>,
     #[serde(default)]
     pub effects: BTreeMap<String, Effect>,

@@ -84,6 +84,12 @@ effects = { read = "pure", save = "idempotent", send = "once" }
 
 [mcp_servers.web]
 url = "http://127.0.0.1:9100/mcp/"
+headers = { "X-Api-Key" = "hidden" }
+bearer_token_env = "WEB_TOKEN"
+
+[tools]
+request_mcp = true
+request_mcp_allow = ["127.0.0.1", "10.1.0.0/8", "MCP.internal.example"]
 "#;
 
 type Env<'a> = &'a [(&'a str, &'a str)];
@@ -192,6 +198,7 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
             },
         },
         mcp_servers: {},
+        request_mcp: None,
         token: None,
         log: Log {
             format: Text,
@@ -203,7 +210,8 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
 
 /// The settings that the full file gives.
 fn full() -> Settings {
-    load("serve", &[("MAIN_KEY", "very-secret")], Some(FULL_FILE)).unwrap()
+    let env = [("MAIN_KEY", "very-secret"), ("WEB_TOKEN", "very-secret")];
+    load("serve", &env, Some(FULL_FILE)).unwrap()
 }
 
 #[test]
@@ -380,11 +388,42 @@ fn a_full_file_says_whose_tools_there_are() {
         "web": McpServer {
             transport: Http {
                 url: "http://127.0.0.1:9100/mcp/",
+                headers: [
+                    (
+                        "X-Api-Key",
+                        SecretBox<str>([REDACTED]),
+                    ),
+                    (
+                        "Authorization",
+                        SecretBox<str>([REDACTED]),
+                    ),
+                ],
             },
             call_timeout: 60s,
             effects: {},
         },
     }
+    "#);
+}
+
+#[test]
+fn a_full_file_says_where_requests_may_name_mcp_servers() {
+    insta::assert_debug_snapshot!(full().request_mcp, @r#"
+    Some(
+        RequestMcp {
+            allow: [
+                Network(
+                    127.0.0.1/32,
+                ),
+                Network(
+                    10.0.0.0/8,
+                ),
+                Host(
+                    "mcp.internal.example",
+                ),
+            ],
+        },
+    )
     "#);
 }
 
@@ -488,14 +527,6 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
         in_file("[store]\nretention_days = -1"),
         in_file("[server]\nchat_disconnect = 'stay'"),
         in_file("[runs]\non_broken_stream = 'hide'"),
-        in_file("[mcp_servers.files]"),
-        in_file("[mcp_servers.files]\ncommand = 'a'\nurl = 'http://b'"),
-        in_file("[mcp_servers.files]\ncommand = ' '"),
-        in_file("[mcp_servers.files]\nurl = 'b'"),
-        in_file("[mcp_servers.files]\nurl = 'http://b'\nargs = ['c']"),
-        in_file("[mcp_servers.files]\ncommand = 'a'\neffects = { b = 'none' }"),
-        in_file("[mcp_servers.'my files']\ncommand = 'a'"),
-        in_file("[mcp_servers.demo]\ncommand = 'a'"),
         in_file(demo),
         in_file(agent),
         in_file(&format!(
@@ -525,7 +556,7 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
     ];
 
     insta::assert_snapshot!(lines(results), @r#"
-    talaria.toml, line 1: unknown field `servr`, expected one of `server`, `store`, `runs`, `agents`, `upstreams`, `mcp_servers`
+    talaria.toml, line 1: unknown field `servr`, expected one of `server`, `store`, `runs`, `tools`, `agents`, `upstreams`, `mcp_servers`
     talaria.toml, line 2: invalid type: integer `8642`, expected a string in `server.listen`
     TALARIA_API_KEY: a key of at least 16 characters is required, because 0.0.0.0:1 from server.listen in talaria.toml can be reached from other machines
     talaria.toml, line 2: expected a string or a list of strings in `server.cors_origins`
@@ -535,14 +566,6 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
     talaria.toml, line 2: invalid value: integer `-1`, expected u32 in `store.retention_days`
     talaria.toml, line 2: unknown variant `stay`, expected `detach` or `cancel` in `server.chat_disconnect`
     talaria.toml, line 2: unknown variant `hide`, expected `continue` or `fail` in `runs.on_broken_stream`
-    mcp_servers.files.command in talaria.toml: a server has either a command or a url
-    mcp_servers.files.command in talaria.toml: a server has either a command or a url
-    mcp_servers.files.command in talaria.toml: must not be empty
-    mcp_servers.files.url in talaria.toml: must be a URL such as http://host:port
-    mcp_servers.files.url in talaria.toml: goes without args and env, which are a command's
-    talaria.toml, line 3: unknown variant `none`, expected one of `pure`, `idempotent`, `once` in `mcp_servers.files.effects.b`
-    mcp_servers.my files in talaria.toml: a name is 1 to 32 of the characters a-z, A-Z, 0-9, _ and -
-    mcp_servers.demo in talaria.toml: the tools of this name are built in; choose another
     agents in talaria.toml: there are upstreams, but no [[agents]] to call them
     agents.upstream of "a" in talaria.toml: must name one of [upstreams]
     agents.upstream of "a" in talaria.toml: must name one of [upstreams]
@@ -563,6 +586,52 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
     agents.model of "a" in talaria.toml: must be the upstream's name for the model
     upstreams.u.base_url in talaria.toml: must not hold a user or password
     upstreams.u.api_key_env in talaria.toml: the environment variable NOT_SET is not set
+    "#);
+}
+
+#[test]
+fn a_wrong_key_about_tools_is_named_in_one_line() {
+    let in_file = |text: &str| load("", &[], Some(text));
+    let results = [
+        in_file("[mcp_servers.files]"),
+        in_file("[mcp_servers.files]\ncommand = 'a'\nurl = 'http://b'"),
+        in_file("[mcp_servers.files]\ncommand = ' '"),
+        in_file("[mcp_servers.files]\nurl = 'b'"),
+        in_file("[mcp_servers.files]\nurl = 'http://b'\nargs = ['c']"),
+        in_file("[mcp_servers.files]\ncommand = 'a'\nheaders = { a = 'b' }"),
+        in_file("[mcp_servers.files]\nurl = 'http://b'\nheaders = { 'a b' = 'c' }"),
+        in_file("[mcp_servers.files]\nurl = 'http://b'\nheaders = { 'Mcp-Session-Id' = 'c' }"),
+        in_file("[mcp_servers.files]\nurl = 'http://b'\nheaders = { a = '''b\nc''' }"),
+        in_file("[mcp_servers.files]\nurl = 'http://b'\nbearer_token_env = 'NOT_SET'"),
+        in_file(
+            "[mcp_servers.files]\nurl = 'http://b'\nbearer_token_env = 'X'\nheaders = { authorization = 'c' }",
+        ),
+        in_file("[tools]\nrequest_mcp_allow = ['127.0.0.1']"),
+        in_file("[tools]\nrequest_mcp = true\nrequest_mcp_allow = ['10.0.0.0/33']"),
+        in_file("[tools]\nrequest_mcp = true\nrequest_mcp_allow = ['http://a']"),
+        in_file("[mcp_servers.files]\ncommand = 'a'\neffects = { b = 'none' }"),
+        in_file("[mcp_servers.'my files']\ncommand = 'a'"),
+        in_file("[mcp_servers.demo]\ncommand = 'a'"),
+    ];
+
+    insta::assert_snapshot!(lines(results), @r#"
+    mcp_servers.files.command in talaria.toml: a server has either a command or a url
+    mcp_servers.files.command in talaria.toml: a server has either a command or a url
+    mcp_servers.files.command in talaria.toml: must not be empty
+    mcp_servers.files.url in talaria.toml: must be a URL such as http://host:port
+    mcp_servers.files.url in talaria.toml: goes without args and env, which are a command's
+    mcp_servers.files.command in talaria.toml: goes without headers and bearer_token_env, which are a url's
+    mcp_servers.files.headers in talaria.toml: "a b" is no name of a header that can be set
+    mcp_servers.files.headers in talaria.toml: "Mcp-Session-Id" is no name of a header that can be set
+    mcp_servers.files.headers in talaria.toml: the value of "a" is none for a header
+    mcp_servers.files.bearer_token_env in talaria.toml: the environment variable NOT_SET is not set
+    mcp_servers.files.bearer_token_env in talaria.toml: goes without a header Authorization, which it is
+    tools.request_mcp_allow in talaria.toml: says nothing without request_mcp = true
+    tools.request_mcp_allow in talaria.toml: "10.0.0.0/33" is neither an address, nor a network, nor the name of a host
+    tools.request_mcp_allow in talaria.toml: "http://a" is neither an address, nor a network, nor the name of a host
+    talaria.toml, line 3: unknown variant `none`, expected one of `pure`, `idempotent`, `once` in `mcp_servers.files.effects.b`
+    mcp_servers.my files in talaria.toml: a name is 1 to 32 of the characters a-z, A-Z, 0-9, _ and -
+    mcp_servers.demo in talaria.toml: the tools of this name are built in; choose another
     "#);
 }
 

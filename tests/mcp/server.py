@@ -11,15 +11,23 @@ Environment:
   MCP_HANG_AT_START=path  says nothing while this file exists
   MCP_GATE=path           gate answers when this file exists
   MCP_REFUSE_LIST=path    answers tools/list with an error while this file exists
+  MCP_FREEZE_LIST=path    removes this file when asked for its tools, and stops for good
   MCP_PREFIX=name         put in front of what echo says
+  MCP_TOOL=name           has this tool as well
+  MCP_MALFORMED=1         lists tools that are none among the others
+  MCP_SESSIONS=404|400    HTTP: gives each client a session, and answers so to those that it does not know
+
+Over HTTP, each line of the log also has the request's headers, as "_headers".
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PNG = (
@@ -30,6 +38,7 @@ out_lock = threading.Lock()
 cancelled = threading.Condition()
 cancelled_ids = set()
 changed = False
+sessions = set()
 
 
 def tool(name, description, properties=None, **annotations):
@@ -57,6 +66,7 @@ def tools():
         tool("refuse", "Answers with an error of the protocol."),
         tool("hang", "Never answers."),
         tool("gate", "Answers as soon as the file MCP_GATE is there."),
+        tool("freeze", "Stops the server, which stays where it is."),
         tool("crash", "Kills the server."),
         tool("last", "Answers, and then kills the server."),
         tool("spawn", "Starts a process that outlives the server and holds its pipes."),
@@ -67,6 +77,10 @@ def tools():
         tool("change", "Changes the list of tools."),
         tool("odd name!", "Has a name that models do not accept."),
     ]
+    if os.environ.get("MCP_TOOL"):
+        listed.append(tool(os.environ["MCP_TOOL"], "Is there if it is named.", readOnlyHint=True))
+    if os.environ.get("MCP_MALFORMED"):
+        listed[1:1] = [{"name": "no_schema"}, "no tool", {"inputSchema": {}}, {"name": "odd", "inputSchema": []}]
     if changed:
         listed.append(tool("appeared", "Was not there before.", readOnlyHint=True))
     return listed
@@ -113,6 +127,10 @@ def call(id, params, send):
         return text_result("through")
     if name == "crash":
         os._exit(3)
+    if name == "freeze":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if name == os.environ.get("MCP_TOOL"):
+        return text_result("named")
     if name == "spawn":
         subprocess.Popen(["sleep", "600"])
         return text_result("spawned")
@@ -171,6 +189,9 @@ def answer(message, send):
         elif method == "tools/list" and os.path.exists(os.environ.get("MCP_REFUSE_LIST", "")):
             raise ValueError("no list today")
         elif method == "tools/list":
+            if os.path.exists(os.environ.get("MCP_FREEZE_LIST", "")):
+                os.remove(os.environ["MCP_FREEZE_LIST"])
+                os.kill(os.getpid(), signal.SIGSTOP)
             # Two pages, so that clients have to turn them.
             listed = tools()
             if params.get("cursor") == "2":
@@ -211,33 +232,48 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
 
-    def reply(self, status, body=b"", kind=None):
+    def reply(self, status, body=b"", kind=None, session="one"):
         self.send_response(status)
         if kind:
             self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("Mcp-Session-Id", "one")
+        self.send_header("Mcp-Session-Id", session)
         self.end_headers()
         self.wfile.write(body)
 
     def do_GET(self):
         self.reply(405)
 
+    def logged(self, message):
+        log({**message, "_headers": {name.lower(): value for name, value in self.headers.items()}})
+
     def do_DELETE(self):
+        self.logged({"method": "DELETE"})
         self.reply(200)
 
     def do_POST(self):
         message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        log(message)
+        self.logged(message)
+        session = "one"
+        if os.environ.get("MCP_SESSIONS"):
+            if message.get("method") == "initialize":
+                session = uuid.uuid4().hex
+                sessions.add(session)
+            elif self.headers.get("Mcp-Session-Id") not in sessions:
+                lost = {"code": -32000, "message": "Bad Request: No valid session ID provided"}
+                body = json.dumps({"jsonrpc": "2.0", "error": lost, "id": None}).encode()
+                return self.reply(int(os.environ["MCP_SESSIONS"]), body, "application/json")
+            else:
+                session = self.headers["Mcp-Session-Id"]
         sent = []
         reply = answer(message, sent.append)
         if reply is None:
-            self.reply(202)
+            self.reply(202, session=session)
         elif sent:
             frames = "".join("data: %s\n\n" % json.dumps(each) for each in sent + [reply])
-            self.reply(200, frames.encode(), "text/event-stream")
+            self.reply(200, frames.encode(), "text/event-stream", session)
         else:
-            self.reply(200, json.dumps(reply).encode(), "application/json")
+            self.reply(200, json.dumps(reply).encode(), "application/json", session)
 
 
 def http(port):

@@ -1,6 +1,7 @@
 //! The context of a run: what an upstream is shown, from parent turns and new input.
 
 mod approvals;
+mod lists;
 mod shown;
 
 use std::collections::HashSet;
@@ -16,6 +17,7 @@ use crate::model::CallItem;
 use shown::shown;
 
 pub use approvals::{ApprovalAnswer, approval_answers, tell_approvals};
+pub use lists::{ToolListing, tool_listings};
 
 /// An item of the request's input.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +106,8 @@ pub fn resolve_input(
 /// The items of all turns and then the input, oldest first, as the model is shown them.
 ///
 /// What a turn's model could not finish saying is left out: half a call has no output, and never will. An `mcp_call`
-/// that an upstream's own server did not make becomes a function call and its output, which every upstream knows.
+/// that an upstream's own server did not make becomes a function call and its output, which every upstream knows; the
+/// list of such a server's tools is left out.
 pub fn call_items(turns: &[Turn], input: &[ContextItem]) -> Vec<CallItem> {
     let turns = turns.iter().flat_map(|turn| {
         let output = turn.output.iter().filter(|item| is_whole(item));
@@ -257,6 +260,10 @@ mod tests {
             item("effect:pure", failed),
             item("", r#""output":"3""#),
             foreign.clone(),
+            ContextItem {
+                item: Bytes::from(r#"{"type":"mcp_list_tools","server_label":"s","tools":[]}"#),
+                upstream_id: String::new(),
+            },
             ContextItem {
                 item: Bytes::from(r#"{"type":"function_call_output","call_id":"c","output":""}"#),
                 upstream_id: "effect:pure".into(),

@@ -65,7 +65,7 @@ pub fn settings(
     Ok(writer.finish())
 }
 
-/// Function tools with all five members; every other tool as it came.
+/// Function and MCP tools with all their members; every other tool as it came.
 fn tools_shown(json: &str) -> Result<String, serde_json::Error> {
     let tools: Vec<&RawValue> = serde_json::from_str(json)?;
     let shown: Result<Vec<_>, _> = tools.iter().map(|tool| tool_shown(tool.get())).collect();
@@ -81,19 +81,37 @@ const MEMBERS: [(&str, &str); 5] = [
     ("strict", "true"),
 ];
 
+/// Members that a shown MCP tool always has. Source: OpenAI's response object.
+const MCP_MEMBERS: [(&str, &str); 7] = [
+    ("type", r#""mcp""#),
+    ("allowed_tools", "null"),
+    ("headers", "null"),
+    ("require_approval", r#""always""#),
+    ("server_description", "null"),
+    ("server_label", "null"),
+    ("server_url", "null"),
+];
+
+/// Members of an MCP tool that are between the client and the server: never shown, whoever put them there.
+const SECRETS: [&str; 2] = ["headers", "authorization"];
+
 fn tool_shown(json: &str) -> Result<String, serde_json::Error> {
     let tool = RawObject::parse(json.as_bytes())?;
-    if tool.get("type") != Some(r#""function""#) {
-        return Ok(json.to_owned());
-    }
+    // However it is spelled: `"m\u0063p"` is one, too.
+    let kind = tool.get("type").map(serde_json::from_str::<String>);
+    let (members, secrets) = match kind.transpose()?.as_deref() {
+        Some("function") => (&MEMBERS[..], &[][..]),
+        Some("mcp") => (&MCP_MEMBERS[..], &SECRETS[..]),
+        _ => return Ok(json.to_owned()),
+    };
     let mut writer = ObjectWriter::new();
-    for (name, default) in MEMBERS {
-        writer.raw(name, tool.get(name).unwrap_or(default));
+    for (name, default) in members {
+        let given = tool.get(name).filter(|_| !secrets.contains(name));
+        writer.raw(name, given.unwrap_or(default));
     }
-    let further = tool
-        .0
-        .iter()
-        .filter(|(name, _)| MEMBERS.iter().all(|(known, _)| known != name));
+    let further = tool.0.iter().filter(|(name, _)| {
+        members.iter().all(|(known, _)| known != name) && !secrets.contains(&name.as_str())
+    });
     for (name, value) in further {
         writer.raw(name, value.get());
     }
@@ -144,6 +162,24 @@ mod tests {
     #[test]
     fn a_request_without_settings_shows_the_defaults() {
         insta::assert_snapshot!(settings(None, b"").unwrap(), @r#"{"instructions":null,"max_output_tokens":null,"max_tool_calls":null,"parallel_tool_calls":true,"presence_penalty":0.0,"frequency_penalty":0.0,"prompt_cache_key":null,"reasoning":{"effort":null,"summary":null},"safety_identifier":null,"service_tier":"default","temperature":1.0,"text":{"format":{"type":"text"}},"tool_choice":"auto","tools":[],"top_logprobs":0,"top_p":1.0,"truncation":"disabled","user":null,"metadata":{}}"#);
+    }
+
+    #[test]
+    fn credentials_of_mcp_servers_are_not_shown() {
+        for kind in ["mcp", r"m\u0063p"] {
+            let given = format!(
+                r#"{{"tools":[{{"type":"{kind}","server_label":"s","server_url":"https://a.example/mcp",
+                "he\u0061ders":{{"x":"secret"}},"authorization":"secret","x":1}}]}}"#
+            );
+
+            let shown = settings(None, given.as_bytes()).unwrap();
+
+            let expected = format!(
+                r#""tools":[{{"type":"{kind}","allowed_tools":null,"headers":null,"require_approval":"always","server_description":null,"server_label":"s","server_url":"https://a.example/mcp","x":1}}]"#
+            );
+            assert!(shown.contains(&expected), "{shown}");
+            assert!(!shown.contains("secret"));
+        }
     }
 
     #[test]

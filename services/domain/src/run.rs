@@ -11,6 +11,7 @@ mod emit;
 mod items;
 mod ledger;
 mod limits;
+mod lists;
 mod notes;
 mod record;
 mod refuse;
@@ -126,6 +127,7 @@ impl Run {
         run.noted_usage = run.snapshot.noted_usage();
         if !run.attach() {
             run.finish_asking();
+            run.give_up_lists();
             run.seal();
             run.give_up_interrupted();
         }

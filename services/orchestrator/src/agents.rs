@@ -9,7 +9,7 @@ use talaria_proto::v1::{RunRequest, ToolItems};
 use talaria_runtime::error::Reason;
 use tonic::Status;
 
-use crate::tools::{Toolbox, ToolboxConfig};
+use crate::tools::{RequestedServer, Toolbox, ToolboxConfig};
 use crate::upstreams::{Error, Upstream, UpstreamConfig};
 
 /// A named configuration that runs are executed with.
@@ -48,7 +48,7 @@ pub struct Agent {
     pub inherit_instructions: bool,
     pub upstreams: Vec<Arc<Upstream>>,
     pub model: String,
-    pub toolbox: Toolbox,
+    pub toolbox: Arc<Toolbox>,
     pub tool_shape: ToolShape,
     pub max_steps: u32,
     pub max_tool_calls: Option<u32>,
@@ -76,7 +76,7 @@ impl Agents {
                 inherit_instructions: config.inherit_instructions,
                 upstreams: prepared(&config.upstreams, &mut upstreams)?,
                 model: config.model.clone(),
-                toolbox: Toolbox::new(&config.toolbox),
+                toolbox: Arc::new(Toolbox::new(&config.toolbox)),
                 tool_shape: config.tool_shape,
                 max_steps: config.max_steps,
                 max_tool_calls: config.max_tool_calls,
@@ -129,6 +129,14 @@ impl Agent {
     pub fn resumable(&self, upstream: &str) -> Option<usize> {
         let is_it = |known: &Arc<Upstream>| known.is_resumable() && known.name() == upstream;
         self.upstreams.iter().position(is_it)
+    }
+
+    /// The agent's tools, and those of the servers that a request names.
+    pub fn toolbox_with(&self, servers: Vec<RequestedServer>) -> Arc<Toolbox> {
+        if servers.is_empty() {
+            return Arc::clone(&self.toolbox);
+        }
+        Arc::new(self.toolbox.with(servers))
     }
 
     /// As which items calls of the agent's tools show to whoever made this request.

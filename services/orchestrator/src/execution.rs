@@ -6,6 +6,7 @@ mod approval;
 mod ask;
 mod choice;
 mod limits;
+mod listing;
 mod model;
 mod sink;
 mod tools;
@@ -22,16 +23,21 @@ use crate::agents::Agent;
 use crate::journal::Lost;
 use crate::retry::{Attempts, OnBrokenStream};
 use crate::stamps::Stamps;
+use crate::tools::Toolbox;
 
 use self::writer::Writer;
 
 pub use approval::{Asking, Timing, approved_call_sent};
+pub use listing::Listings;
 pub use sink::{Ephemeral, Sink, Stored};
 
 /// A run in execution.
 #[derive(Debug)]
 pub struct Execution {
     pub agent: Arc<Agent>,
+    /// The agent's tools, and those of the servers that the request names.
+    pub toolbox: Arc<Toolbox>,
+    pub listings: Listings,
     pub run: Run,
     /// The run has yet to say that it is in progress.
     pub starts: bool,

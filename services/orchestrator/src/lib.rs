@@ -14,6 +14,7 @@ mod feed;
 mod journal;
 mod keys;
 mod lease;
+mod request_mcp;
 mod retry;
 mod service;
 mod stamps;
@@ -22,6 +23,7 @@ mod takeover;
 pub mod tools;
 pub mod upstreams;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use agents::AgentConfig;
@@ -42,6 +44,8 @@ pub struct Config {
     pub on_broken_stream: OnBrokenStream,
     /// How long people are waited for, and what it means if none comes.
     pub approval: ApprovalTiming,
+    /// Where requests may name MCP servers; none: they may not.
+    pub request_mcp: Option<Arc<tools::Egress>>,
     /// How often a run may change hands before it is given up.
     pub max_attempts: u32,
     /// How long this process counts as alive after it last said so.

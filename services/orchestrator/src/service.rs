@@ -27,6 +27,7 @@ use crate::agents::Agents;
 use crate::execution::{Execution, Left};
 use crate::feed::{Feed, Next, Subscription};
 use crate::journal::Journal;
+use crate::request_mcp::{KeptCredentials, take_credentials};
 use crate::start::{Asking, Updates, start_ephemeral, start_stored};
 use crate::{Config, approval, cancel, claims, lease, upstreams};
 
@@ -43,6 +44,7 @@ pub struct Shared {
     pub agents: Agents,
     pub journal: Journal,
     pub active: ActiveRuns,
+    pub credentials: KeptCredentials,
     pub incarnation: Uuid,
     pub started_at: i64,
     pub places: Arc<Semaphore>,
@@ -68,6 +70,7 @@ impl Orchestrator {
             agents: Agents::new(&config.agents, config.strict_models)?,
             journal: Journal::new(store),
             active: ActiveRuns::default(),
+            credentials: KeptCredentials::default(),
             incarnation: ids::new_id(),
             started_at: clock::unix_seconds(),
             places: Arc::new(Semaphore::new(config.max_concurrent)),
@@ -149,6 +152,9 @@ impl Shared {
             let work = Box::pin(work(execution));
             let outcome = AssertUnwindSafe(work).catch_unwind().await;
             let response = ResponseId(id);
+            if !matches!(outcome, Ok(Err(Left::Waits))) {
+                shared.credentials.forget(id);
+            }
             match outcome {
                 Ok(Ok(())) => tracing::debug!(response.id = %response, "the run ended"),
                 Ok(Err(Left::Lost(reason))) => {
@@ -191,7 +197,10 @@ impl RunService for Orchestrator {
             idempotency,
             ..
         } = request;
-        let run = run.ok_or_else(|| Reason::InvalidValue.status_at("run", "run is missing"))?;
+        let mut run = run.ok_or_else(|| Reason::InvalidValue.status_at("run", "run is missing"))?;
+        // First of all, so that nothing else ever sees them.
+        let egress = self.shared.config.request_mcp.as_ref();
+        let credentials = take_credentials(&mut run, egress)?;
         if self.shared.draining.is_cancelled() {
             return Err(Reason::OrchestratorUnavailable.status("The server is stopping."));
         }
@@ -199,6 +208,7 @@ impl RunService for Orchestrator {
             let asking = Asking {
                 tenant,
                 request: run,
+                credentials,
                 follow,
                 idempotency,
             };
@@ -208,7 +218,7 @@ impl RunService for Orchestrator {
             let message = "An idempotency key is only for runs that are stored.";
             return Err(Reason::InvalidValue.status_at("idempotency", message));
         }
-        start_ephemeral(&self.shared, &tenant, run, follow)
+        start_ephemeral(&self.shared, &tenant, run, credentials, follow)
             .await
             .map(Response::new)
     }

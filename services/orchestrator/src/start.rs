@@ -29,7 +29,8 @@ fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, Status> {
     })
 }
 
-fn parameters(request: &RunRequest) -> Result<Object, Status> {
+/// What a request gives besides its input, as one object.
+pub fn parameters(request: &RunRequest) -> Result<Object, Status> {
     if request.parameters.is_empty() {
         return Ok(Object::new());
     }

@@ -12,10 +12,12 @@ use talaria_runtime::clock;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::bad_context;
-use crate::execution::{Asking, Execution, Sink, Stored};
+use crate::execution::{Asking, Execution, Listings, Sink, Stored};
 use crate::feed::Feed;
+use crate::request_mcp::servers;
 use crate::service::Shared;
 use crate::stamps::Stamps;
+use crate::start::parameters;
 
 /// Goes on with a claimed run, or begins it, in a task of its own.
 pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String> {
@@ -31,12 +33,7 @@ pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String
             latest_ms = event.at_ms.max(latest_ms);
         }
     }
-    let parameters = if request.parameters.is_empty() {
-        b"{}"
-    } else {
-        &request.parameters[..]
-    };
-    let parameters = serde_json::from_slice(parameters).map_err(|error| error.to_string())?;
+    let parameters = parameters(&request).map_err(|error| error.message().to_owned())?;
     // An agent that is gone leaves its runs to the default one.
     let agent = shared
         .agents
@@ -71,10 +68,24 @@ pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String
     } else {
         unfit(snapshot.status(), &turns, &input).map(End::Failed)
     };
+    let stamps = Stamps::new(snapshot.base().created_at, latest_ms);
+    let run = Run::resume(id, snapshot);
+    let before = turns
+        .iter()
+        .flat_map(|turn| turn.input.iter().chain(&turn.output));
+    let servers = servers(
+        &parameters,
+        &request.mcp_servers_with_credentials,
+        shared.credentials.of(id),
+        shared.config.request_mcp.as_ref(),
+        before.chain(&input).chain(&run.output()),
+    );
     let execution = Execution {
+        toolbox: agent.toolbox_with(servers),
+        listings: Listings::ToShow,
         agent,
-        stamps: Stamps::new(snapshot.base().created_at, latest_ms),
-        run: Run::resume(id, snapshot),
+        stamps,
+        run,
         starts: true,
         input,
         turns,

@@ -1,16 +1,20 @@
-//! The tools that an agent runs itself: those of MCP servers, and the demo ones.
+//! The tools that the server runs for a run: those of MCP servers, its agent's and its request's, and the demo ones.
 //!
 //! A call never fails: whatever goes wrong is a [`ToolResult`] with `is_error`, for the model to read.
 
 mod arguments;
 mod config;
 mod demo;
+mod egress;
 mod mcp;
 mod names;
 mod output;
+mod policy;
+mod source;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::join_all;
@@ -21,25 +25,56 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{McpServerConfig, McpTransport, OutputLimits, ToolboxConfig};
+pub use egress::{Allowed, Egress, NotAllowed};
+pub use policy::{Approval, Filter, ListLimits, Policy};
 
 use arguments::ArgumentCheck;
 use mcp::Server;
+use source::{Source, SourceTool, SourceTools};
 
-/// All tools that one agent runs itself.
+/// All tools that one agent runs itself, or one run has.
 ///
-/// Servers are started when they are first needed and shared by all runs of the agent. Dropping the toolbox stops them.
+/// Servers are started when they are first needed and shared by all runs of the agent; those that a request names are
+/// its run's alone. A server stops when the last toolbox that has it is dropped.
 #[derive(Debug)]
 pub struct Toolbox {
     sources: Vec<Source>,
+    /// The place of the first source that the request names: they come last.
+    requested: usize,
     limits: OutputLimits,
     require_approval: Vec<String>,
     latest: Mutex<Option<Named>>,
 }
 
 /// The tools of a toolbox at one moment, under the names by which models call them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ToolList {
     pub tools: Vec<Tool>,
+    /// What the servers that the request names have, in its order.
+    pub requested: Vec<RequestedTools>,
+}
+
+/// What a server that the request names has.
+#[derive(Debug, PartialEq)]
+pub struct RequestedTools {
+    pub server_label: String,
+    /// Places in [`ToolList::tools`].
+    pub tools: Range<usize>,
+    /// Why nobody knows.
+    pub problem: Option<String>,
+}
+
+/// A server that a request names.
+#[derive(Debug)]
+pub enum RequestedServer {
+    /// It is connected to when the run first needs it.
+    Live(Box<McpServerConfig>),
+    /// It cannot be spoken with any more; calls of the tools that it had get this answer.
+    Lost {
+        server_label: String,
+        tools: Vec<Object>,
+        problem: String,
+    },
 }
 
 /// A tool as a model sees it.
@@ -51,9 +86,13 @@ pub struct Tool {
     pub description: Option<String>,
     /// The JSON schema of its arguments.
     pub parameters: Arc<Object>,
+    /// What its server says about it, as MCP names it.
+    pub annotations: Option<Value>,
     pub effect: Effect,
     /// A person has to agree to each call.
     pub needs_approval: bool,
+    /// Its server is one that the request names.
+    pub is_requested: bool,
     arguments: ArgumentCheck,
     source: usize,
     name_there: String,
@@ -75,12 +114,44 @@ impl Toolbox {
         let servers = config.mcp_servers.iter().cloned();
         let servers = servers.map(|server| Source::Mcp(Arc::new(Server::new(server))));
         let demo = config.demo.then_some(Source::Demo);
+        let sources: Vec<Source> = servers.chain(demo).collect();
         Self {
-            sources: servers.chain(demo).collect(),
+            requested: sources.len(),
+            sources,
             limits: config.limits,
             require_approval: config.require_approval.clone(),
             latest: Mutex::default(),
         }
+    }
+
+    /// The same tools, and those of the servers that a request names.
+    #[must_use]
+    pub fn with(&self, servers: Vec<RequestedServer>) -> Self {
+        let requested = servers.into_iter().map(|server| match server {
+            RequestedServer::Live(config) => Source::Mcp(Arc::new(Server::new(*config))),
+            RequestedServer::Lost {
+                server_label,
+                tools,
+                problem,
+            } => Source::Lost(Arc::new(SourceTools::lost(server_label, &tools, problem))),
+        });
+        Self {
+            sources: self.sources.iter().cloned().chain(requested).collect(),
+            requested: self.sources.len(),
+            limits: self.limits,
+            require_approval: self.require_approval.clone(),
+            latest: Mutex::default(),
+        }
+    }
+
+    /// Whether one of the servers, the request's or not, has this label.
+    pub fn has_server(&self, label: &str) -> bool {
+        self.sources.iter().any(|source| source.label() == label)
+    }
+
+    /// The labels of the servers that the request names.
+    pub fn requested_labels(&self) -> impl Iterator<Item = &str> {
+        self.sources[self.requested..].iter().map(Source::label)
     }
 
     /// Whether there can be no tools.
@@ -100,9 +171,19 @@ impl Toolbox {
         }
         let mut tools = names::named(&listed);
         for tool in &mut tools {
-            tool.needs_approval = self.requires_approval(tool);
+            tool.needs_approval |= self.requires_approval(tool);
+            tool.is_requested = tool.source >= self.requested;
         }
-        let list = Arc::new(ToolList { tools });
+        let requested = (self.requested..).zip(&listed[self.requested..]);
+        let requested = requested.map(|(source, listed)| RequestedTools {
+            server_label: listed.label.clone(),
+            tools: range_of(&tools, source),
+            problem: listed.problem.clone(),
+        });
+        let list = Arc::new(ToolList {
+            requested: requested.collect(),
+            tools,
+        });
         *latest = Some(Named {
             listed,
             list: Arc::clone(&list),
@@ -128,6 +209,9 @@ impl Toolbox {
             Source::Demo => demo::call(&tool.name_there, &arguments, &context)
                 .await
                 .into(),
+            Source::Lost(tools) => {
+                ToolResult::error(tools.problem.clone().unwrap_or_default()).into()
+            }
         };
         output::limited(output, self.limits)
     }
@@ -170,10 +254,34 @@ impl ToolList {
     }
 }
 
+/// Where the tools of the source at this place stand: each source's follow one another.
+fn range_of(tools: &[Tool], source: usize) -> Range<usize> {
+    let start = tools.partition_point(|tool| tool.source < source);
+    start..tools.partition_point(|tool| tool.source <= source)
+}
+
 impl Tool {
     /// What is wrong with the arguments of a call, for the model to read.
     pub fn check(&self, arguments: &Object) -> Result<(), String> {
         self.arguments.check(&self.name, arguments)
+    }
+
+    /// Its server's own name for it.
+    pub fn name_there(&self) -> &str {
+        &self.name_there
+    }
+
+    /// The tool as an entry of an `mcp_list_tools` item.
+    pub fn listed(&self) -> Value {
+        let mut listed = json!({"name": self.name, "input_schema": *self.parameters});
+        // Clients' parsers refuse nulls here.
+        if let Some(description) = &self.description {
+            listed["description"] = description.as_str().into();
+        }
+        if let Some(annotations) = &self.annotations {
+            listed["annotations"] = annotations.clone();
+        }
+        listed
     }
 
     /// The tool as an entry of the Responses API's `tools`.
@@ -189,36 +297,6 @@ impl Tool {
         }
         definition
     }
-}
-
-#[derive(Debug)]
-enum Source {
-    Mcp(Arc<Server>),
-    Demo,
-}
-
-impl Source {
-    async fn tools(&self) -> Arc<SourceTools> {
-        match self {
-            Self::Mcp(server) => server.tools().await,
-            Self::Demo => demo::tools(),
-        }
-    }
-}
-
-/// The tools of one server, under its own names.
-#[derive(Debug, Default, PartialEq)]
-struct SourceTools {
-    label: String,
-    tools: Vec<SourceTool>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct SourceTool {
-    name: String,
-    description: Option<String>,
-    parameters: Arc<Object>,
-    effect: Effect,
 }
 
 /// A list, and what it was made from.

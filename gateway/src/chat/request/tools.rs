@@ -43,8 +43,14 @@ fn read_tools(root: &Node) -> Result<Vec<Value>, ApiError> {
     let mut flat = Vec::new();
     for tool in list.elements(MAX_TOOLS)? {
         tool.object()?;
-        let kind = tool.required("type")?.text(MAX_TEXT)?;
+        let node = tool.required("type")?;
+        let kind = node.text(MAX_TEXT)?;
         flat.push(match kind {
+            "mcp" => {
+                let message =
+                    "Invalid value: 'mcp'. MCP servers can be named on /v1/responses only.";
+                return Err(node.error("invalid_value", message));
+            }
             "function" => flat_function(&tool.required("function")?)?,
             "custom" => flat_custom(&tool.required("custom")?)?,
             // Tools that an upstream runs have no form of their own in chat.

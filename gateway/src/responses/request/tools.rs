@@ -1,5 +1,7 @@
 //! The tools that a request offers, and the choice among them.
 
+mod mcp;
+
 use std::collections::HashSet;
 
 use serde_json::Value;
@@ -35,8 +37,20 @@ const HOSTED: [&str; 16] = [
 /// Checks the list of tools.
 pub fn check(tools: &Node) -> Result<(), ApiError> {
     let mut names = HashSet::new();
+    let mut labels = HashSet::new();
     for tool in tools.elements(MAX_TOOLS)? {
         check_tool(&tool)?;
+        if let Some(label) = mcp::label(tool.value())
+            && !labels.insert(label)
+        {
+            let message = format!(
+                "Duplicate server_label {}: the labels of MCP servers must differ.",
+                quoted(label)
+            );
+            return Err(tool
+                .required("server_label")?
+                .error("invalid_value", message));
+        }
         if let Some(name) = own_name(tool.value())
             && !names.insert(name)
         {
@@ -56,14 +70,10 @@ fn check_tool(tool: &Node) -> Result<(), ApiError> {
     match kind.text(MAX_TEXT)? {
         "function" => check_function(tool),
         "custom" => check_custom(tool),
-        "mcp" => {
-            let message = "Invalid value: 'mcp'. MCP tools in requests are not supported yet by \
-                           this server.";
-            Err(kind.error("invalid_value", message))
-        }
+        "mcp" => mcp::check(tool),
         hosted if HOSTED.contains(&hosted) => Ok(()),
         unknown => {
-            let mut known = vec!["function", "custom"];
+            let mut known = vec!["function", "custom", "mcp"];
             known.extend(HOSTED);
             Err(kind.not_among(unknown, &known))
         }
@@ -140,8 +150,10 @@ fn check_named(choice: &Node, tools: &[Value]) -> Result<(), ApiError> {
             )
         }
         "mcp" => {
-            choice.required("server_label")?.identifier(MAX_NAME)?;
-            (false, kind)
+            let label = choice.required("server_label")?.identifier(MAX_NAME)?;
+            choice.check("name", |name| name.identifier(MAX_NAME).map(drop))?;
+            let is_there = tools.iter().any(|tool| mcp::label(tool) == Some(label));
+            (is_there, label)
         }
         hosted if HOSTED.contains(&hosted) => (tools.iter().any(|tool| of_kind(&tool)), kind),
         unknown => {

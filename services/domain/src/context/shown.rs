@@ -9,10 +9,14 @@ use crate::item::json_bytes;
 use crate::marker::Marker;
 use crate::model::{CallItem, Object};
 
-/// The item, or the pair of items, that stands for `item`.
+/// The item, or the pair of items, that stands for `item`; none for a list of the tools of a server that the upstream
+/// does not know.
 pub(super) fn shown(item: &ContextItem) -> Vec<CallItem> {
     let marker = Marker::parse(&item.upstream_id);
     let is_foreign = marker.is_none() && !item.upstream_id.is_empty();
+    if !is_foreign && is_of_type(&item.item, "mcp_list_tools") {
+        return Vec::new();
+    }
     if !is_foreign && let Some([call, output]) = function_call(&item.item, marker.as_ref()) {
         let id = marker.map(|marker| marker.upstream_id);
         return vec![
@@ -32,16 +36,19 @@ pub(super) fn shown(item: &ContextItem) -> Vec<CallItem> {
     }]
 }
 
-/// An `mcp_call` as a function call and its output.
-fn function_call(json: &Bytes, marker: Option<&Marker>) -> Option<[Bytes; 2]> {
+/// Whether the item's type is `wanted`: most items are of another and long, and are not parsed for it.
+fn is_of_type(json: &[u8], wanted: &str) -> bool {
     #[derive(Deserialize)]
-    struct Type<'a> {
+    struct Head<'a> {
         #[serde(rename = "type", borrow)]
         item_type: std::borrow::Cow<'a, str>,
     }
-    // Most items are none, and long: look before parsing all of it.
-    let head: Type<'_> = serde_json::from_slice(json).ok()?;
-    if head.item_type != "mcp_call" {
+    serde_json::from_slice(json).is_ok_and(|head: Head<'_>| head.item_type == wanted)
+}
+
+/// An `mcp_call` as a function call and its output.
+fn function_call(json: &Bytes, marker: Option<&Marker>) -> Option<[Bytes; 2]> {
+    if !is_of_type(json, "mcp_call") {
         return None;
     }
     let item: Object = serde_json::from_slice(json).ok()?;

@@ -489,7 +489,8 @@ impl Run {
         };
         let index = self.snapshot.items().len();
         let place = self.place(index);
-        match self.server_tools.shape {
+        let tool = self.server_tools.tools.get(&call.name);
+        match tool.map_or(self.server_tools.shape, |tool| tool.shape) {
             ToolShape::FunctionCall => {
                 let item = |status: &str, arguments: &str| {
                     json!({

@@ -102,10 +102,11 @@ impl Run {
         place: ItemPlace,
     ) -> Option<(Object, String)> {
         let name = text(item, "name");
-        let is_ours = self.server_tools.shape == ToolShape::McpCall
-            && item_type == "function_call"
-            && !self.client_tools.contains(name);
+        let is_ours = item_type == "function_call" && !self.client_tools.contains(name);
         let tool = self.server_tools.tools.get(name).filter(|_| is_ours)?;
+        if tool.shape != ToolShape::McpCall {
+            return None;
+        }
         let call_id = match text(item, "call_id") {
             call_id if is_word(call_id) && !self.has_call(call_id) => call_id.to_owned(),
             _ => own_call_id(place),

@@ -7,6 +7,7 @@ use crate::model::{Field, ItemKey, Object};
 mod approval;
 mod limits;
 mod link;
+mod lists;
 mod refusals;
 mod resume;
 mod tools;

@@ -8,6 +8,7 @@ use crate::model::Object;
 /// The tools that the server runs for an agent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServerTools {
+    /// As which items calls of tools show that are not there any more when a person agrees to them.
     pub shape: ToolShape,
     /// The request streams: outputs are lists of content parts, not strings.
     pub streamed: bool,
@@ -25,6 +26,8 @@ pub struct ServerTools {
 pub struct ServerTool {
     /// The name of the tool's server.
     pub server_label: String,
+    /// As which items its calls show.
+    pub shape: ToolShape,
     pub effect: Effect,
     /// A person has to agree to each call.
     pub needs_approval: bool,

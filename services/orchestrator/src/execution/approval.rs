@@ -80,7 +80,8 @@ impl Asking {
                 .as_ref()
                 .is_some_and(|granted| granted.contains(&name))
         };
-        tool.needs_approval && !is_granted()
+        // What was granted is known by names only, and a request gives its servers any name that it likes.
+        tool.needs_approval && (tool.is_requested || !is_granted())
     }
 
     /// Looks up which of the agent's tools somebody agreed to for longer. If the store does not say, people are asked.

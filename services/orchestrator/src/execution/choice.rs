@@ -8,8 +8,10 @@ use talaria_domain::model::Object;
 use crate::tools::{Tool, ToolList};
 
 /// Puts the server's tools in front of the client's, whose names count for more. A request that wants no calls is
-/// offered none of the server's.
+/// offered none of the server's. The MCP servers that it names are nothing to the upstream: their tools stand among the
+/// server's.
 pub fn offer(list: &ToolList, parameters: &mut Object) {
+    leave_out_servers(parameters);
     let wants_none = parameters
         .get("tool_choice")
         .is_some_and(|choice| choice == "none");
@@ -29,6 +31,18 @@ pub fn offer(list: &ToolList, parameters: &mut Object) {
         .collect();
     tools.extend(clients);
     parameters.insert("tools".to_owned(), tools.into());
+}
+
+/// Takes the client's MCP servers out of what the upstream is offered.
+fn leave_out_servers(parameters: &mut Object) {
+    let Some(tools) = parameters.get_mut("tools").and_then(Value::as_array_mut) else {
+        return;
+    };
+    let before = tools.len();
+    tools.retain(|tool| tool["type"] != "mcp");
+    if tools.is_empty() && before > 0 {
+        parameters.shift_remove("tools");
+    }
 }
 
 /// Says by their names which tools a choice of a server's means: upstreams know them as functions.
@@ -60,10 +74,14 @@ fn functions_of(list: &ToolList, choice: &Value) -> Option<Vec<Value>> {
         .filter(|_| choice["type"] == "mcp")?;
     let of_server = list.tools.iter().filter(|tool| tool.server_label == label);
     let is_chosen = |tool: &&Tool| match choice["name"].as_str() {
-        Some(name) => tool.name == name || tool.name == format!("{label}__{name}"),
+        Some(name) => tool.name == name || tool.name_there() == name,
         None => true,
     };
-    let is_ours = of_server.clone().next().is_some();
+    let is_requested = list
+        .requested
+        .iter()
+        .any(|server| server.server_label == label);
+    let is_ours = is_requested || of_server.clone().next().is_some();
     let named = of_server.filter(is_chosen);
     let named = named.map(|tool| json!({"type": "function", "name": tool.name}));
     is_ours.then(|| named.collect())

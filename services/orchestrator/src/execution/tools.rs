@@ -7,15 +7,14 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use talaria_domain::ids::ResponseId;
-use talaria_domain::run::{ServerTool, ServerTools, ToolCall, ToolResult};
+use talaria_domain::run::{ServerTool, ServerTools, ToolCall, ToolResult, ToolShape};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::writer::Writer;
 use super::{Execution, Left, Sink, StepEnd};
-use crate::agents::Agent;
-use crate::tools::{CallContext, ToolList};
+use crate::tools::{CallContext, ToolList, Toolbox};
 
 /// The longest that a call may take, whatever its server is allowed.
 const LONGEST_CALL: Duration = Duration::from_hours(1);
@@ -32,18 +31,25 @@ impl Execution {
         &mut self,
         writer: &mut Writer,
     ) -> Result<Option<Arc<ToolList>>, Left> {
-        let agent = Arc::clone(&self.agent);
-        if agent.toolbox.is_empty() {
+        let toolbox = Arc::clone(&self.toolbox);
+        if toolbox.is_empty() {
             self.run.use_tools(Arc::default(), self.limits());
-            return Ok(Some(Arc::new(ToolList { tools: Vec::new() })));
+            return Ok(Some(Arc::default()));
         }
-        let Some(list) = self.meanwhile(writer, agent.toolbox.list()).await? else {
+        let listings = self.begin_listings();
+        let Some(list) = self.meanwhile(writer, toolbox.list()).await? else {
             return Ok(None);
         };
+        self.end_listings(listings, &list);
         self.learn_grants(&list).await;
         let tool = |tool: &crate::tools::Tool| {
             let known = ServerTool {
                 server_label: tool.server_label.clone(),
+                shape: if tool.is_requested {
+                    ToolShape::McpCall
+                } else {
+                    self.tool_shape
+                },
                 effect: tool.effect,
                 needs_approval: self.asking.needs_person(tool),
             };
@@ -83,7 +89,7 @@ impl Execution {
 
     /// Says that the agent has tools, before its servers are asked for them: a run that ends until then answers its calls.
     pub(super) fn expect_tools(&mut self) {
-        if self.agent.toolbox.is_empty() {
+        if self.toolbox.is_empty() {
             return;
         }
         let tools = ServerTools {
@@ -136,7 +142,7 @@ impl Execution {
                 }
                 for call in starting {
                     let context = self.call_context(&call, &given_up);
-                    running.spawn(called(Arc::clone(&self.agent), call, context));
+                    running.spawn(called(Arc::clone(&self.toolbox), call, context));
                 }
             }
             if running.is_empty() {
@@ -199,9 +205,9 @@ async fn write_last_results(writer: &mut Writer) -> Left {
 }
 
 /// Calls a tool; a panic is an error for the model to read.
-async fn called(agent: Arc<Agent>, call: ToolCall, context: CallContext) -> Ended {
+async fn called(toolbox: Arc<Toolbox>, call: ToolCall, context: CallContext) -> Ended {
     let arguments = call.arguments.clone();
-    let calling = agent.toolbox.call(&call.name, arguments, context);
+    let calling = toolbox.call(&call.name, arguments, context);
     let result = AssertUnwindSafe(calling).catch_unwind().await;
     let result = result.unwrap_or_else(|_| {
         tracing::error!(tool = call.name, "running a tool panicked");

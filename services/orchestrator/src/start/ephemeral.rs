@@ -17,7 +17,8 @@ use tonic::Status;
 
 use super::{Updates, admitted, choice, message, parameters, place};
 use crate::admission::{Admission, Admitted, Asked, admit};
-use crate::execution::{Asking, Ephemeral, Execution, Sink};
+use crate::execution::{Asking, Ephemeral, Execution, Listings, Sink};
+use crate::request_mcp::{Credentials, check_labels, servers};
 use crate::service::Shared;
 
 /// Messages of an ephemeral run that its caller has not read yet; then the run waits.
@@ -28,11 +29,13 @@ pub async fn start_ephemeral(
     shared: &Arc<Shared>,
     tenant: &str,
     request: RunRequest,
+    credentials: Credentials,
     follow: Follow,
 ) -> Result<Updates, Status> {
     let agent = shared.agents.select(&request.model)?;
     let parameters = parameters(&request)?;
     choice::check(&parameters, |name| agent.toolbox.may_have(name))?;
+    check_labels(&parameters, &agent)?;
     let place = place(shared)?;
     let asked = Asked {
         id: ids::new_id(),
@@ -64,7 +67,12 @@ pub async fn start_ephemeral(
     }
     let owned = CancellationToken::new();
     let tool_shape = agent.tool_shape(&request);
+    let with_credentials = &request.mcp_servers_with_credentials;
+    let egress = shared.config.request_mcp.as_ref();
+    let servers = servers(&parameters, with_credentials, credentials, egress, []);
     let execution = Execution {
+        toolbox: agent.toolbox_with(servers),
+        listings: Listings::ToShow,
         agent,
         run,
         starts: false,

@@ -18,9 +18,10 @@ use super::{Updates, admitted, choice, message, parameters, place};
 use crate::active::ActiveRun;
 use crate::admission::{self, Admission, Admitted, Asked, Refusal, admit, may_wait};
 use crate::agents::Agent;
-use crate::execution::{self, Execution, Sink, Stored};
+use crate::execution::{self, Execution, Listings, Sink, Stored};
 use crate::feed::Feed;
 use crate::keys;
+use crate::request_mcp::{Credentials, check_labels, servers};
 use crate::service::{Shared, events};
 
 /// How long a run waits for the store to know this process.
@@ -30,6 +31,7 @@ const REGISTRATION: Duration = Duration::from_secs(5);
 pub struct Asking {
     pub tenant: String,
     pub request: RunRequest,
+    pub credentials: Credentials,
     pub follow: Follow,
     pub idempotency: Option<Idempotency>,
 }
@@ -110,6 +112,7 @@ async fn admit_stored(shared: &Arc<Shared>, asking: Asking) -> Result<Started, R
     let agent = shared.agents.select(&asking.request.model)?;
     let parameters = parameters(&asking.request)?;
     choice::check(&parameters, |name| agent.toolbox.may_have(name))?;
+    check_labels(&parameters, &agent)?;
     tokio::time::timeout(REGISTRATION, shared.registered.wait())
         .await
         .map_err(|_| Reason::StoreUnavailable.status("The store is not available right now."))?;
@@ -211,7 +214,17 @@ fn begin(shared: &Arc<Shared>, asking: Asking, ready: Ready, admitted: Admitted)
             shared.config.approval,
         )
     };
+    shared.credentials.keep(ready.id, &asking.credentials);
+    let servers = servers(
+        &ready.parameters,
+        &asking.request.mcp_servers_with_credentials,
+        asking.credentials,
+        shared.config.request_mcp.as_ref(),
+        [],
+    );
     let execution = Execution {
+        toolbox: ready.agent.toolbox_with(servers),
+        listings: Listings::ToShow,
         agent: ready.agent,
         run: admitted.run,
         starts: asking.request.background,

@@ -1,9 +1,12 @@
 //! What a toolbox is made from.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Effect;
+use secrecy::SecretString;
+
+use super::{Effect, Egress, Policy};
 
 /// The tools of one agent.
 #[derive(Clone, Debug, Default)]
@@ -24,8 +27,13 @@ pub struct McpServerConfig {
     pub name: String,
     pub transport: McpTransport,
     pub call_timeout: Duration,
+    /// How long the server may take to say hello.
+    pub start_timeout: Duration,
+    /// How long it may take to list its tools.
+    pub list_timeout: Duration,
     /// By the server's own names of its tools; they win over what the server says about itself.
     pub effects: HashMap<String, Effect>,
+    pub policy: Policy,
 }
 
 /// How a server is reached.
@@ -40,7 +48,13 @@ pub enum McpTransport {
         env: Vec<(String, String)>,
     },
     /// Streamable HTTP.
-    Http { url: String },
+    Http {
+        url: String,
+        /// Sent with every request; names and values are such that HTTP takes them.
+        headers: Vec<(String, SecretString)>,
+        /// Where the server may be, if not everywhere.
+        egress: Option<Arc<Egress>>,
+    },
 }
 
 /// How much of what a tool says reaches the model.
@@ -54,13 +68,19 @@ pub struct OutputLimits {
 
 impl McpServerConfig {
     pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_mins(1);
+    /// Long enough for `npx` and `uvx` to download a usual server; all runs of the agent wait for it.
+    const START_TIMEOUT: Duration = Duration::from_secs(30);
+    const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
     pub fn new(name: impl Into<String>, transport: McpTransport) -> Self {
         Self {
             name: name.into(),
             transport,
             call_timeout: Self::DEFAULT_CALL_TIMEOUT,
+            start_timeout: Self::START_TIMEOUT,
+            list_timeout: Self::LIST_TIMEOUT,
             effects: HashMap::new(),
+            policy: Policy::default(),
         }
     }
 }

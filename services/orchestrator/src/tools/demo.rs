@@ -30,6 +30,7 @@ pub(super) fn tools() -> Arc<SourceTools> {
         Arc::new(SourceTools {
             label: String::from("demo"),
             tools,
+            problem: None,
         })
     });
     Arc::clone(&TOOLS)
@@ -85,6 +86,8 @@ fn tool(name: &str, description: &str, properties: Value) -> SourceTool {
         name: name.to_owned(),
         description: Some(description.to_owned()),
         parameters: Arc::new(parameters),
+        annotations: None,
         effect: Effect::Pure,
+        needs_approval: false,
     }
 }

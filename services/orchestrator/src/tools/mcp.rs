@@ -5,8 +5,10 @@ mod content;
 mod handler;
 mod http;
 mod lines;
+mod list;
 mod oversized;
 mod process;
+mod session;
 mod state;
 
 use std::error::Error as _;
@@ -24,9 +26,11 @@ use super::{CallContext, Effect, McpServerConfig, Output, SourceTool, SourceTool
 use connection::{CallError, ConnectError, Connection};
 use state::{LONGEST_PAUSE, State};
 
-/// Long enough for `npx` and `uvx` to download a usual server; all runs of the agent wait for it.
-const START_DEADLINE: Duration = Duration::from_secs(30);
-const LIST_DEADLINE: Duration = Duration::from_secs(30);
+#[cfg(test)]
+pub(super) use http::refusal_in;
+
+/// How long a server whose tool did not answer in time may take to say that it lives.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of such a pause a call waits for, rather than fail.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -43,8 +47,8 @@ pub(super) struct Server {
 enum StartError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("it did not start within {} s", START_DEADLINE.as_secs())]
-    Slow,
+    #[error("it did not start within {} s", .0.as_secs())]
+    Slow(Duration),
     #[error("it failed, and is started again in {} s at the earliest", .0.as_secs() + 1)]
     Pausing(Duration),
 }
@@ -58,6 +62,10 @@ impl Server {
         }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.config.name
+    }
+
     /// The server's tools, or those that it had if it cannot be asked.
     pub(super) async fn tools(&self) -> Arc<SourceTools> {
         if self.state().lists_badly() {
@@ -69,6 +77,7 @@ impl Server {
             Err(error) => {
                 let cause = error.source().map(ToString::to_string);
                 warn!(server = self.config.name, %error, cause, "an MCP server cannot list its tools");
+                self.state().unknown = Arc::new(SourceTools::unknown(&self.config.name, &error));
                 self.last_known()
             }
         }
@@ -114,7 +123,13 @@ impl Server {
             connected = self.connection_soon() => Ok(connected),
         };
         let answer = match connected {
-            Ok(Ok(connection)) => connection.call(request, deadline, cancel).await,
+            Ok(Ok(connection)) => {
+                let answer = connection.call(request, deadline, cancel).await;
+                if matches!(answer, Err(CallError::Late)) && connection.is_process() {
+                    self.end_if_it_hangs(connection);
+                }
+                answer
+            }
             Ok(Err(error)) => {
                 debug!(server = name, %error, "a tool was not called, since its server does not run");
                 return ToolResult::error(format!(
@@ -133,12 +148,35 @@ impl Server {
         }
     }
 
+    /// Ends the server's process if it says nothing at all any more, so that it is started again.
+    fn end_if_it_hangs(&self, connection: Arc<Connection>) {
+        let name = self.config.name.clone();
+        let limit = PING_TIMEOUT.min(self.config.call_timeout);
+        self.calls.spawn(async move {
+            if !connection.answers_within(limit).await && !connection.is_closed() {
+                warn!(server = name, "an MCP server hangs, and is ended");
+                connection.end_process();
+            }
+        });
+    }
+
     async fn listed(&self) -> Result<Arc<Vec<Tool>>, ListError> {
         let connection = self.connection().await?;
-        let listed = timeout(LIST_DEADLINE, connection.tools()).await;
+        let limit = self.config.list_timeout;
+        let listed = timeout(limit, connection.tools()).await;
+        if listed.is_err() {
+            // It lives and says nothing; the next that is started may.
+            self.state().listed_badly();
+            connection.end_process();
+        }
         let listed = listed
-            .map_err(|_| ListError::Slow)
-            .and_then(|listed| listed.map_err(ListError::Refused));
+            .map_err(|_| ListError::Slow(limit))
+            .and_then(|listed| {
+                listed.map_err(|error| match error {
+                    connection::ListError::Http(trouble) => ListError::Http(trouble),
+                    error => ListError::Refused(error),
+                })
+            });
         // One that died is started anew, which has pauses of its own.
         if listed.is_err() && !connection.is_closed() {
             self.state().listed_badly();
@@ -173,14 +211,15 @@ impl Server {
         }
         let name = &self.config.name;
         let connecting = Connection::new(name, &self.config.transport);
-        let (error, least_pause) = match timeout(START_DEADLINE, connecting).await {
+        let limit = self.config.start_timeout;
+        let (error, least_pause) = match timeout(limit, connecting).await {
             Ok(Ok(connection)) => {
                 info!(server = name, "an MCP server is connected");
                 return Ok(Arc::new(connection));
             }
             Ok(Err(error)) => (StartError::Connect(error), Duration::ZERO),
             // Who comes next shall not wait as long again.
-            Err(_) => (StartError::Slow, LONGEST_PAUSE),
+            Err(_) => (StartError::Slow(limit), LONGEST_PAUSE),
         };
         self.state().failed(least_pause);
         Err(error)
@@ -202,30 +241,59 @@ impl Server {
         {
             return Arc::clone(shown);
         }
-        let shown = Arc::new(SourceTools {
-            label: self.config.name.clone(),
-            tools: tools.iter().map(|tool| self.shown(tool)).collect(),
-        });
+        let shown = Arc::new(self.shown(&tools));
         state.known = Some((tools, Arc::clone(&shown)));
         shown
     }
 
+    /// What is known of the server's tools, be it only why that is nothing.
     fn last_known(&self) -> Arc<SourceTools> {
         let state = self.state();
-        state
-            .known
-            .as_ref()
-            .map(|(_, shown)| Arc::clone(shown))
-            .unwrap_or_default()
+        let known = state.known.as_ref().map(|(_, shown)| Arc::clone(shown));
+        known.unwrap_or_else(|| Arc::clone(&state.unknown))
     }
 
-    fn shown(&self, tool: &Tool) -> SourceTool {
+    /// The tools that the model may see.
+    fn shown(&self, tools: &[Tool]) -> SourceTools {
+        let policy = &self.config.policy;
+        let allowed = |tool: &&Tool| policy.allows(&tool.name, is_read_only(tool));
+        let shown: Vec<SourceTool> = tools
+            .iter()
+            .filter(allowed)
+            .map(|tool| self.shown_tool(tool))
+            .collect();
+        let name = &self.config.name;
+        let problem = policy.limits.and_then(|limits| {
+            let bytes: usize = shown.iter().map(size_bytes).fold(0, usize::saturating_add);
+            if shown.len() > limits.tools {
+                Some(ListError::TooMany(limits.tools))
+            } else {
+                (bytes > limits.bytes).then_some(ListError::TooLong(limits.bytes / 1024))
+            }
+        });
+        match problem {
+            Some(problem) => SourceTools::unknown(name, &problem),
+            None => SourceTools {
+                label: name.clone(),
+                tools: shown,
+                problem: None,
+            },
+        }
+    }
+
+    fn shown_tool(&self, tool: &Tool) -> SourceTool {
         let configured = self.config.effects.get(&*tool.name).copied();
+        let annotations = tool.annotations.as_ref().map(serde_json::to_value);
         SourceTool {
             name: tool.name.to_string(),
             description: tool.description.as_ref().map(ToString::to_string),
             parameters: schema(&tool.input_schema),
+            annotations: annotations.and_then(Result::ok),
             effect: configured.unwrap_or_else(|| effect_by_hints(tool)),
+            needs_approval: self
+                .config
+                .policy
+                .needs_approval(&tool.name, is_read_only(tool)),
         }
     }
 
@@ -247,6 +315,21 @@ fn schema(given: &Arc<Object>) -> Arc<Object> {
     Arc::new(schema)
 }
 
+/// How much of a list the tool is.
+fn size_bytes(tool: &SourceTool) -> usize {
+    let schema = serde_json::to_vec(&*tool.parameters).map_or(usize::MAX / 2, |json| json.len());
+    let description = tool.description.as_ref().map_or(0, String::len);
+    schema
+        .saturating_add(description)
+        .saturating_add(tool.name.len())
+}
+
+/// Whether the server says that its tool changes nothing.
+fn is_read_only(tool: &Tool) -> bool {
+    let hints = tool.annotations.as_ref();
+    hints.is_some_and(|hints| hints.read_only_hint == Some(true))
+}
+
 /// What the server says about its tool. Without a word, it must not be repeated.
 fn effect_by_hints(tool: &Tool) -> Effect {
     let Some(hints) = &tool.annotations else {
@@ -265,10 +348,18 @@ fn effect_by_hints(tool: &Tool) -> Effect {
 enum ListError {
     #[error(transparent)]
     Start(#[from] StartError),
-    #[error("it did not answer within {} s", LIST_DEADLINE.as_secs())]
-    Slow,
-    #[error("it refused")]
+    #[error("it did not list its tools within {} s", .0.as_secs())]
+    Slow(Duration),
+    #[error(transparent)]
+    Http(http::Trouble),
+    #[error("it did not list its tools")]
     Refused(#[source] connection::ListError),
+    #[error("it has more than {0} tools; name those that are needed in 'allowed_tools'")]
+    TooMany(usize),
+    #[error(
+        "its list of tools is longer than {0} KiB; name those that are needed in 'allowed_tools'"
+    )]
+    TooLong(usize),
 }
 
 #[cfg(test)]

@@ -38,9 +38,11 @@ pub(super) fn named(sources: &[Arc<SourceTools>]) -> Vec<Tool> {
                 server_label: source.label.clone(),
                 description: tool.description.clone(),
                 parameters: Arc::clone(&tool.parameters),
+                annotations: tool.annotations.clone(),
                 effect: tool.effect,
-                needs_approval: false,
                 arguments: ArgumentCheck::new(Arc::clone(&tool.parameters)),
+                needs_approval: tool.needs_approval,
+                is_requested: false,
                 source: index,
                 name_there: tool.name.clone(),
             });
@@ -92,11 +94,14 @@ mod tests {
             name: (*name).to_owned(),
             description: None,
             parameters: Arc::default(),
+            annotations: None,
             effect: Effect::Once,
+            needs_approval: false,
         };
         Arc::new(SourceTools {
             label: label.to_owned(),
             tools: names.iter().map(tool).collect(),
+            problem: None,
         })
     }
 

@@ -35,6 +35,7 @@ impl Scripted {
             ("MCP_DIE_AT_START", path("die")),
             ("MCP_HANG_AT_START", path("hang")),
             ("MCP_REFUSE_LIST", path("refuse")),
+            ("MCP_FREEZE_LIST", path("freeze")),
             ("MCP_PREFIX", format!("{name}: ")),
         ];
         let transport = McpTransport::Stdio {
@@ -120,9 +121,18 @@ fn names(list: &ToolList) -> Vec<&str> {
 
 /// Serves over HTTP at this port, 0 for any; returns the URL.
 async fn serve_http(scripted: &Scripted, port: &str) -> Result<(Child, String)> {
+    serve_http_with(scripted, port, &[]).await
+}
+
+async fn serve_http_with(
+    scripted: &Scripted,
+    port: &str,
+    env: &[(&str, &str)],
+) -> Result<(Child, String)> {
     let mut server = Command::new("python3")
         .args([SCRIPT, "--http", port])
         .env("MCP_LOG", scripted.folder.join("log"))
+        .envs(env.iter().copied())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
@@ -131,6 +141,19 @@ async fn serve_http(scripted: &Scripted, port: &str) -> Result<(Child, String)> 
     timeout(SOON, BufReader::new(stdout).read_line(&mut line)).await??;
     let url = line.trim_start_matches("listening on ").trim().to_owned();
     Ok((server, url))
+}
+
+fn port_of(url: &str) -> String {
+    let digits = url.chars().filter(char::is_ascii_digit);
+    digits.skip("127001".len()).collect()
+}
+
+fn at(url: String) -> McpTransport {
+    McpTransport::Http {
+        url,
+        headers: Vec::new(),
+        egress: None,
+    }
 }
 
 /// Whether a process of this toolbox's server is left, by the folder that only it knows.
@@ -506,13 +529,9 @@ async fn all_ended(scripted: &Scripted) -> Result<()> {
 async fn servers_are_reached_over_http_too() -> Result<()> {
     let scripted = Scripted::new()?;
     let (mut server, url) = serve_http(&scripted, "0").await?;
-    let port: String = url
-        .chars()
-        .filter(char::is_ascii_digit)
-        .skip("127001".len())
-        .collect();
+    let port = port_of(&url);
 
-    let mut config = McpServerConfig::new("web", McpTransport::Http { url });
+    let mut config = McpServerConfig::new("web", at(url));
     config.call_timeout = Duration::from_secs(5);
     let toolbox = toolbox(vec![config]);
     assert_eq!(
@@ -554,6 +573,231 @@ async fn servers_are_reached_over_http_too() -> Result<()> {
     timeout(SOON, works)
         .await
         .context("waiting for the server to come back")
+}
+
+#[tokio::test]
+async fn a_server_that_was_replaced_at_its_url_is_asked_for_its_tools_again() -> Result<()> {
+    for answer in ["404", "400"] {
+        let scripted = Scripted::new()?;
+        let sessions = ("MCP_SESSIONS", answer);
+        let (mut server, url) = serve_http_with(&scripted, "0", &[sessions]).await?;
+        let port = port_of(&url);
+        let toolbox = toolbox(vec![McpServerConfig::new("web", at(url))]);
+        assert_eq!(toolbox.list().await.get("newcomer"), None);
+        server.kill().await?;
+        let env = [sessions, ("MCP_TOOL", "newcomer")];
+        let _server = serve_http_with(&scripted, &port, &env).await?;
+
+        // The session is gone: the first that is asked for it makes a new one, and the call is made.
+        let sum = call(&toolbox, "add", json!({"a": 1, "b": 2})).await;
+
+        assert_eq!(sum, ToolResult::text("3"), "{answer}");
+        assert!(toolbox.list().await.get("newcomer").is_some(), "{answer}");
+        let named = call(&toolbox, "newcomer", json!({})).await;
+        assert_eq!(named, ToolResult::text("named"));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn headers_reach_the_server_and_are_not_printed() -> Result<()> {
+    let scripted = Scripted::new()?;
+    let (_server, url) = serve_http(&scripted, "0").await?;
+    let transport = McpTransport::Http {
+        url,
+        headers: vec![
+            (String::from("X-Key"), String::from("hidden").into()),
+            (
+                String::from("Authorization"),
+                String::from("Bearer hidden").into(),
+            ),
+        ],
+        egress: None,
+    };
+    let toolbox = toolbox(vec![McpServerConfig::new("web", transport)]);
+
+    call(&toolbox, "add", json!({"a": 1, "b": 2})).await;
+
+    let log = std::fs::read_to_string(scripted.folder.join("log"))?;
+    for line in log.lines() {
+        let headers = &serde_json::from_str::<Value>(line)?["_headers"];
+        assert_eq!(
+            (&headers["x-key"], &headers["authorization"]),
+            (&json!("hidden"), &json!("Bearer hidden"))
+        );
+    }
+    assert!(log.lines().count() > 3);
+    assert!(!format!("{toolbox:?}").contains("hidden"), "{toolbox:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_and_lives_is_ended_and_started_again() -> Result<()> {
+    let scripted = Scripted::new()?;
+    let mut config = scripted.config("scripted");
+    config.call_timeout = Duration::from_millis(500);
+    let toolbox = toolbox(vec![config]);
+    toolbox.list().await;
+    let late =
+        ToolResult::error("The tool did not answer in time; it may or may not have taken effect.");
+    assert_eq!(call(&toolbox, "freeze", json!({})).await, late);
+
+    let works = async {
+        while call(&toolbox, "add", json!({"a": 1, "b": 2}))
+            .await
+            .is_error
+        {}
+    };
+    timeout(SOON, works)
+        .await
+        .context("waiting for the server to come back")?;
+
+    assert_eq!(scripted.count("initialize"), 2);
+    Ok(())
+}
+
+/// The tool hangs, not the server: nobody else's calls are lost.
+#[tokio::test]
+async fn a_server_that_answers_pings_outlives_its_slow_tools() -> Result<()> {
+    let scripted = Scripted::new()?;
+    let mut config = scripted.config("scripted");
+    config.call_timeout = Duration::from_millis(500);
+    let toolbox = toolbox(vec![config]);
+    call(&toolbox, "hang", json!({})).await;
+    scripted.wait_for("ping", 1).await?;
+    let sum = call(&toolbox, "add", json!({"a": 1, "b": 2})).await;
+    assert_eq!(
+        (sum, scripted.count("initialize")),
+        (ToolResult::text("3"), 1)
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_when_it_is_asked_for_its_tools_is_ended() -> Result<()> {
+    let scripted = Scripted::new()?;
+    scripted.write("freeze")?;
+    let mut config = scripted.config("scripted");
+    config.list_timeout = Duration::from_millis(300);
+    let toolbox = toolbox(vec![config]);
+    assert_eq!(names(&*toolbox.list().await), Vec::<&str>::new());
+    // Nobody waits for its list so soon again; a call does not need one.
+    assert_eq!(names(&*toolbox.list().await), Vec::<&str>::new());
+    all_ended(&scripted).await
+}
+
+#[tokio::test]
+async fn a_malformed_tool_hides_only_itself() -> Result<()> {
+    let scripted = Scripted::new()?;
+    let mut config = scripted.config("scripted");
+    if let McpTransport::Stdio { env, .. } = &mut config.transport {
+        env.push((String::from("MCP_MALFORMED"), String::from("1")));
+    }
+    let toolbox = toolbox(vec![config]);
+    let list = toolbox.list().await;
+    assert_eq!(names(&list)[..3], ["echo", "add", "set"]);
+    assert_eq!(list.get("no_schema"), None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_list_that_is_too_long_is_none() -> Result<()> {
+    let scripted = Scripted::new()?;
+    let problem = async |limits: ListLimits| {
+        let mut config = scripted.config("mine");
+        config.policy.limits = Some(limits);
+        let toolbox = toolbox(Vec::new()).with(vec![RequestedServer::Live(Box::new(config))]);
+        let list = toolbox.list().await;
+        (list.tools.is_empty(), list.requested[0].problem.clone())
+    };
+    let (tools, bytes) = (128, 1 << 20);
+    assert_eq!(problem(ListLimits { tools, bytes }).await, (false, None));
+    let say = |why: &str| {
+        let what =
+            format!("The MCP server \"mine\" cannot be used: {why}; name those that are needed in");
+        (true, Some(format!("{what} 'allowed_tools'.")))
+    };
+    let many = problem(ListLimits { tools: 3, bytes }).await;
+    assert_eq!(many, say("it has more than 3 tools"));
+    let long = problem(ListLimits { tools, bytes: 1024 }).await;
+    assert_eq!(long, say("its list of tools is longer than 1 KiB"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_servers_of_a_request_stand_beside_those_of_the_agent() -> Result<()> {
+    let scripted = Scripted::new()?;
+    let requested = Scripted::new()?;
+    let agents = toolbox(vec![scripted.config("files")]);
+    let before = agents.list().await;
+    let mut config = requested.config("mine");
+    config.policy.allowed.tool_names = Some(vec![String::from("add"), String::from("once_effect")]);
+    config.policy.approval = Approval::Of {
+        always: Filter::default(),
+        never: Filter {
+            tool_names: None,
+            read_only: Some(true),
+        },
+    };
+    let out_of_reach = RequestedServer::Lost {
+        server_label: String::from("lost"),
+        tools: vec![
+            json!({"name": "find", "input_schema": {"type": "object"}})
+                .as_object()
+                .cloned()
+                .unwrap_or_default(),
+        ],
+        problem: String::from("It is gone."),
+    };
+
+    let toolbox = agents.with(vec![RequestedServer::Live(Box::new(config)), out_of_reach]);
+    let list = toolbox.list().await;
+
+    let of_request: Vec<_> = list
+        .tools
+        .iter()
+        .filter(|tool| tool.is_requested)
+        .map(|tool| (&*tool.name, &*tool.server_label, tool.needs_approval))
+        .collect();
+    let expected = [
+        ("mine__add", "mine", false),
+        ("mine__once_effect", "mine", true),
+        ("find", "lost", false),
+    ];
+    assert_eq!(of_request, expected);
+    let listed: Vec<_> = list
+        .requested
+        .iter()
+        .map(|server| {
+            (
+                &*server.server_label,
+                server.tools.len(),
+                server.problem.as_deref(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        listed,
+        [("mine", 2, None), ("lost", 1, Some("It is gone."))]
+    );
+    let numbers = json!({"a": 1, "b": 2});
+    assert_eq!(
+        call(&toolbox, "mine__add", numbers.clone()).await,
+        ToolResult::text("3")
+    );
+    assert_eq!(
+        call(&toolbox, "files__add", numbers).await,
+        ToolResult::text("3")
+    );
+    assert_eq!(
+        call(&toolbox, "find", json!({})).await,
+        ToolResult::error("It is gone.")
+    );
+    // The agent's own server was not started twice, and its list is what it was.
+    assert_eq!(scripted.count("initialize"), 1);
+    assert!(Arc::ptr_eq(&before, &agents.list().await));
+    drop(toolbox);
+    all_ended(&requested).await
 }
 
 #[tokio::test]

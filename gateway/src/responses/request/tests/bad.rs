@@ -304,7 +304,6 @@ fn tools_are_checked() {
         invalid_type                  tools[0]                      {"input":"x","tools":["f"]}
         missing_required_parameter    tools[0].type                 {"input":"x","tools":[{}]}
         invalid_value                 tools[0].type                 {"input":"x","tools":[{"type":"teleport"}]}
-        invalid_value                 tools[0].type                 {"input":"x","tools":[{"type":"mcp","server_label":"s"}]}
         missing_required_parameter    tools[0].name                 {"input":"x","tools":[{"type":"function","function":{"name":"f"}}]}
         invalid_value                 tools[0].name                 {"input":"x","tools":[{"type":"function","name":"a b"}]}
         invalid_value                 tools[0].name                 {"input":"x","tools":[{"type":"function","name":"../f"}]}
@@ -433,4 +432,38 @@ fn messages_say_what_is_wrong() {
     Invalid 'input[0].content[0].image_url': expected an http(s) address or a data URL that holds an image.
     Invalid 'input[0].call_id': empty string. Expected a string with minimum length 1, but got an empty string instead.
     "#);
+}
+
+#[test]
+fn mcp_servers_are_checked() {
+    check(
+        r#"
+        missing_required_parameter    tools[0].server_label         {"input":"x","tools":[{"type":"mcp","server_url":"https://a.example/mcp"}]}
+        invalid_value                 tools[0].server_label         {"input":"x","tools":[{"type":"mcp","server_label":"a b","server_url":"https://a.example/mcp"}]}
+        missing_required_parameter    tools[0].server_url           {"input":"x","tools":[{"type":"mcp","server_label":"s"}]}
+        unsupported_parameter         tools[0].connector_id         {"input":"x","tools":[{"type":"mcp","server_label":"s","connector_id":"connector_dropbox"}]}
+        unsupported_parameter         tools[0].tunnel_id            {"input":"x","tools":[{"type":"mcp","server_label":"s","tunnel_id":"t"}]}
+        invalid_type                  tools[0].server_url           {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":7}]}
+        invalid_value                 tools[0].server_url           {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"file:///etc/passwd"}]}
+        invalid_value                 tools[0].server_url           {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example/\n"}]}
+        invalid_value                 tools[1].server_label         {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example"},{"type":"mcp","server_label":"s","server_url":"https://b.example"}]}
+        invalid_type                  tools[0].allowed_tools        {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example","allowed_tools":"f"}]}
+        invalid_type                  tools[0].allowed_tools[0]     {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example","allowed_tools":[7]}]}
+        invalid_type                  tools[0].allowed_tools.read_only {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example","allowed_tools":{"read_only":"yes"}}]}
+        invalid_value                 tools[0].require_approval     {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example","require_approval":"sometimes"}]}
+        invalid_type                  tools[0].require_approval     {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example","require_approval":true}]}
+        invalid_type                  tools[0].require_approval.never.tool_names {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example","require_approval":{"never":{"tool_names":"f"}}}]}
+        invalid_type                  tools[0].headers              {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example","headers":[]}]}
+        invalid_type                  tools[0].headers.x            {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example","headers":{"x":7}}]}
+        invalid_value                 tools[0].headers.x            {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example","headers":{"x":"a\r\nb: c"}}]}
+        invalid_value                 tools[0].headers              {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example","headers":{"a b":"c"}}]}
+        invalid_value                 tools[0].headers              {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example","headers":{"Host":"c"}}]}
+        invalid_value                 tools[0].headers              {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example","headers":{"Mcp-Session-Id":"c"}}]}
+        invalid_type                  tools[0].authorization        {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example","authorization":{}}]}
+        invalid_value                 tools[0].authorization        {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example","authorization":"a\nb"}]}
+        invalid_value                 tools[0].authorization        {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example","authorization":"a","headers":{"AUTHORIZATION":"b"}}]}
+        invalid_value                 tool_choice                   {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example"}],"tool_choice":{"type":"mcp","server_label":"t"}}
+        empty_string                  tool_choice.name              {"input":"x","tools":[{"type":"mcp","server_label":"s","server_url":"https://a.example"}],"tool_choice":{"type":"mcp","server_label":"s","name":""}}
+        "#,
+    );
 }

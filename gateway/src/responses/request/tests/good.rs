@@ -312,3 +312,30 @@ fn what_to_do_about_an_active_response_is_read() {
         request(&[HELLO])
     );
 }
+
+#[test]
+fn mcp_servers_may_be_named_in_each_form() {
+    let server = r#""type":"mcp","server_label":"s","server_url":"https://a.example/mcp""#;
+    for more in [
+        "",
+        r#","allowed_tools":null,"headers":null,"require_approval":null,"server_description":null,"authorization":null"#,
+        r#","allowed_tools":["a","b c"],"require_approval":"never","server_description":"Docs.","authorization":"t""#,
+        r#","allowed_tools":{"tool_names":["a"],"read_only":true},"require_approval":{"always":{"tool_names":["a"]},"never":{"read_only":true}}"#,
+        r#","headers":{"X-Key":"a b","Authorization":"Basic eA=="},"require_approval":"always","connector_id":null"#,
+    ] {
+        let tools = format!(r"[{{{server}{more}}}]");
+        for choice in [
+            r#"{"type":"mcp","server_label":"s"}"#,
+            r#"{"type":"mcp","server_label":"s","name":"a"}"#,
+            r#"{"type":"allowed_tools","mode":"auto","tools":[{"type":"mcp","server_label":"s"}]}"#,
+        ] {
+            let parameters = format!(r#"{{"tools":{tools},"tool_choice":{choice}}}"#);
+            let body = format!(r#"{{"input":"Hello",{}"#, &parameters[1..]);
+            let expected = RunRequest {
+                parameters: parameters.into(),
+                ..request(&[HELLO])
+            };
+            assert_eq!(read(&body), expected, "{body}");
+        }
+    }
+}

@@ -16,6 +16,7 @@ pub(super) fn tools(shape: ToolShape, streamed: bool) -> Arc<ServerTools> {
             name.to_owned(),
             ServerTool {
                 server_label,
+                shape,
                 effect,
                 needs_approval: false,
             },

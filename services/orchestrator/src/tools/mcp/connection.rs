@@ -5,48 +5,57 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rmcp::model::{
-    CallToolRequest, CallToolRequestParams, ClientRequest, PaginatedRequestParams,
-    RequestMetaObject, Tool,
+    CallToolRequest, CallToolRequestParams, ClientRequest, PingRequest, RequestMetaObject, Tool,
 };
 use rmcp::service::{
     ClientInitializeError, PeerRequestOptions, RoleClient, RunningService, ServiceError, ServiceExt,
 };
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::async_rw::AsyncRwTransport;
-use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 use talaria_domain::model::Object;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::super::{McpTransport, Output};
 use super::handler::Handler;
+use super::http::{Client, Trouble};
 use super::lines::BoundedLines;
-use super::{content, http, process};
+use super::{content, list, process};
 
 /// Of one message; pictures come in one piece.
 const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 const MAX_TOOLS: usize = 1024;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
+/// A list from a server that may have been replaced without a word is asked for again when it is older.
+const LIST_AGE: Duration = Duration::from_mins(1);
 
 /// A server that runs and has said hello.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub started: Instant,
     service: RunningService<RoleClient, Handler>,
-    /// With the number of changes that the server had announced before it was asked.
-    tools: Mutex<Option<(u64, Arc<Vec<Tool>>)>>,
+    tools: Mutex<Option<Listed>>,
     gone: CancellationToken,
     process: Option<process::Process>,
+    client: Option<Client>,
     _leaves: DropGuard,
+}
+
+/// What the server said when it was asked for its tools.
+#[derive(Debug)]
+struct Listed {
+    tools: Arc<Vec<Tool>>,
+    /// The number of changes that were known of before it was asked.
+    changes: u64,
+    at: Instant,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
     #[error("its program cannot be started")]
     Spawn(#[source] std::io::Error),
-    #[error("the HTTP client cannot be made")]
-    Client(#[source] reqwest::Error),
+    #[error(transparent)]
+    Http(#[from] Trouble),
     #[error("it ended before it said hello")]
     Gone,
     #[error("it did not say hello")]
@@ -57,6 +66,10 @@ pub(super) enum ConnectError {
 pub(super) enum ListError {
     #[error("asking for the tools")]
     Request(#[source] ServiceError),
+    #[error(transparent)]
+    Http(Trouble),
+    #[error("its list of tools is none")]
+    NoList,
     #[error("it has more than {MAX_TOOLS} tools")]
     TooMany,
 }
@@ -83,33 +96,32 @@ impl Connection {
         let gone = CancellationToken::new();
         let leaves = gone.clone().drop_guard();
         let handler = Handler::default();
-        let (process, served) = match transport {
+        let (process, client, served) = match transport {
             McpTransport::Stdio { command, args, env } => {
                 let (process, pipes) = process::start(name, command, args, env, gone.clone())
                     .map_err(ConnectError::Spawn)?;
                 let stdout = BoundedLines::new(pipes.stdout, MAX_MESSAGE_BYTES);
                 let transport = AsyncRwTransport::new_client(stdout, pipes.stdin);
-                (
-                    Some(process),
-                    handler.serve_with_ct(transport, gone.clone()).await,
-                )
+                let served = handler.serve_with_ct(transport, gone.clone()).await;
+                (Some(process), None, served)
             }
-            McpTransport::Http { url } => {
-                let client = reqwest::Client::builder()
-                    .redirect(reqwest::redirect::Policy::none())
-                    .connect_timeout(CONNECT_TIMEOUT)
-                    .build()
-                    .map_err(ConnectError::Client)?;
-                let config = StreamableHttpClientTransportConfig::with_uri(url.as_str())
-                    .max_sse_event_size(MAX_MESSAGE_BYTES);
-                let transport =
-                    StreamableHttpClientTransport::with_client(http::Client(client), config);
-                (None, handler.serve_with_ct(transport, gone.clone()).await)
+            McpTransport::Http {
+                url,
+                headers,
+                egress,
+            } => {
+                let changes = Arc::clone(&handler.changes);
+                let (client, config) = Client::new(url, headers, egress.as_ref(), changes)?;
+                let transport = StreamableHttpClientTransport::with_client(client.clone(), config);
+                let served = handler.serve_with_ct(transport, gone.clone()).await;
+                (None, Some(client), served)
             }
         };
-        let service = served.map_err(|error| match error {
-            ClientInitializeError::Cancelled => ConnectError::Gone,
-            error => ConnectError::Hello(Box::new(error)),
+        let trouble = client.as_ref().and_then(Client::trouble);
+        let service = served.map_err(|error| match (error, trouble) {
+            (_, Some(trouble)) => ConnectError::Http(trouble),
+            (ClientInitializeError::Cancelled, None) => ConnectError::Gone,
+            (error, None) => ConnectError::Hello(Box::new(error)),
         })?;
         Ok(Self {
             started: Instant::now(),
@@ -117,6 +129,7 @@ impl Connection {
             tools: Mutex::default(),
             gone,
             process,
+            client,
             _leaves: leaves,
         })
     }
@@ -125,24 +138,49 @@ impl Connection {
         self.gone.is_cancelled() || self.service.peer().is_transport_closed()
     }
 
-    /// The server's tools; it is asked once, and again after it said that they changed.
+    /// Ends a process that does not answer; calls that wait for it end with it. One at a URL is let be.
+    pub(super) fn end_process(&self) {
+        if self.process.is_some() {
+            self.gone.cancel();
+        }
+    }
+
+    pub(super) fn is_process(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Whether the server answers a ping in this time.
+    pub(super) async fn answers_within(&self, limit: Duration) -> bool {
+        let ping = ClientRequest::PingRequest(PingRequest::default());
+        let answered = timeout(limit, self.service.send_request(ping)).await;
+        // One that does not know pings lives as well.
+        matches!(answered, Ok(Ok(_) | Err(ServiceError::McpError(_))))
+    }
+
+    /// The server's tools; it is asked once, and again after it said that they changed, or may have been replaced.
     pub(super) async fn tools(&self) -> Result<Arc<Vec<Tool>>, ListError> {
         let changes = self.service.service().changes.load(Ordering::SeqCst);
         if let Some(tools) = self.listed_after(changes) {
             return Ok(tools);
         }
+        let at = Instant::now();
         let tools = Arc::new(self.list().await?);
         let mut listed = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
-        if listed.as_ref().is_none_or(|(before, _)| *before <= changes) {
-            *listed = Some((changes, Arc::clone(&tools)));
+        if listed.as_ref().is_none_or(|before| before.at <= at) {
+            *listed = Some(Listed {
+                tools: Arc::clone(&tools),
+                changes,
+                at,
+            });
         }
         Ok(tools)
     }
 
     fn listed_after(&self, changes: u64) -> Option<Arc<Vec<Tool>>> {
         let listed = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
-        let (asked_at, tools) = listed.as_ref()?;
-        (*asked_at == changes).then(|| Arc::clone(tools))
+        let listed = listed.as_ref()?;
+        let is_fresh = self.is_process() || listed.at.elapsed() < LIST_AGE;
+        (listed.changes == changes && is_fresh).then(|| Arc::clone(&listed.tools))
     }
 
     async fn list(&self) -> Result<Vec<Tool>, ListError> {
@@ -150,12 +188,13 @@ impl Connection {
         let mut cursor = None;
         // A server may turn pages for ever without a tool on them.
         for _ in 0..MAX_TOOLS {
-            let params = PaginatedRequestParams::default().with_cursor(cursor);
-            let page = self
-                .service
-                .list_tools(Some(params))
-                .await
-                .map_err(ListError::Request)?;
+            let answer = self.service.send_request(list::request(cursor)).await;
+            let trouble = || self.client.as_ref().and_then(Client::trouble);
+            let answer = answer.map_err(|error| match error {
+                error @ ServiceError::McpError(_) => ListError::Request(error),
+                error => trouble().map_or(ListError::Request(error), ListError::Http),
+            })?;
+            let page = list::page(answer).ok_or(ListError::NoList)?;
             tools.extend(page.tools);
             cursor = page.next_cursor;
             if tools.len() > MAX_TOOLS {
@@ -189,9 +228,7 @@ impl Connection {
             answer = &mut handle.rx => {
                 let Ok(answer) = answer else {
                     // The next call shall not be made here. Over HTTP, one answer that is lost says nothing about others.
-                    if self.process.is_some() {
-                        self.gone.cancel();
-                    }
+                    self.end_process();
                     return Err(CallError::Gone);
                 };
                 return answer.map(content::output).map_err(CallError::from);

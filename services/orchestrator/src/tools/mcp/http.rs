@@ -1,23 +1,186 @@
-//! How servers are spoken with over HTTP: as rmcp does, which two kinds of refusals would leave waiting.
+//! Speaks HTTP with a server, and notes what went wrong in words that may be shown.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::error::Error as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::stream::BoxStream;
-use reqwest::header::{HeaderName, HeaderValue};
-use rmcp::model::{ClientJsonRpcMessage, RequestId, ServerJsonRpcMessage};
+use http::{HeaderName, HeaderValue};
+use rmcp::model::ClientJsonRpcMessage;
 use rmcp::transport::streamable_http_client::{
-    SseError, StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
+    SseError, StreamableHttpClient, StreamableHttpClientTransportConfig, StreamableHttpError,
+    StreamableHttpPostResponse,
 };
+use secrecy::{ExposeSecret, SecretString};
 use sse_stream::Sse;
 
-type Error = StreamableHttpError<reqwest::Error>;
-type Headers = HashMap<HeaderName, HeaderValue>;
-type Frames = BoxStream<'static, Result<Sse, SseError>>;
+use super::super::egress::{Egress, Guarded, Refusal, System};
+use super::session;
 
-/// rmcp's client, which sees a session that the server forgot, and refusals that do not say what they refuse.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of one message of a stream; pictures come in one piece.
+const MAX_EVENT_BYTES: usize = 8 * 1024 * 1024;
+
+type HttpError = StreamableHttpError<reqwest::Error>;
+
+/// Why a server cannot be spoken with, without anything that it said or was told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(in crate::tools) enum Trouble {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("a header for it is none that HTTP takes")]
+    Header,
+    #[error("it refuses the credentials that it is sent, or wants some")]
+    Unauthorized,
+    #[error("it cannot be reached")]
+    Unreachable,
+    #[error("it answered with {0}")]
+    Answer(String),
+}
+
+/// An HTTP client for one server. Clones share what they note.
 #[derive(Clone, Debug)]
-pub(super) struct Client(pub reqwest::Client);
+pub(super) struct Client {
+    inner: reqwest::Client,
+    noted: Arc<Mutex<Option<Trouble>>>,
+    /// Counts what says that another process may answer from then on: its tools may be others.
+    changes: Arc<AtomicU64>,
+}
+
+impl Client {
+    /// Prepares a client and the transport's configuration for a server; connects to nothing.
+    pub(super) fn new(
+        url: &str,
+        headers: &[(String, SecretString)],
+        egress: Option<&Arc<Egress>>,
+        changes: Arc<AtomicU64>,
+    ) -> Result<(Self, StreamableHttpClientTransportConfig), Trouble> {
+        let mut builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(CONNECT_TIMEOUT);
+        let mut url = url.to_owned();
+        if let Some(egress) = egress {
+            let checked = egress.check(&url)?;
+            let resolver = Guarded::new(Arc::clone(egress), &checked, System);
+            // A proxy would look names up itself, and what is packed small may be large.
+            builder = builder.no_proxy().dns_resolver(Arc::new(resolver));
+            builder = builder.no_gzip().no_brotli().no_zstd().no_deflate();
+            url = checked.url;
+        }
+        let config = StreamableHttpClientTransportConfig::with_uri(url)
+            .max_sse_event_size(MAX_EVENT_BYTES)
+            .custom_headers(sensitive(headers)?);
+        let client = Self {
+            inner: builder.build().map_err(|_| Trouble::Unreachable)?,
+            noted: Arc::default(),
+            changes,
+        };
+        Ok((client, config))
+    }
+
+    /// What went wrong last.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.clone()
+    }
+
+    /// Notes why a message did not arrive.
+    fn note<T>(&self, sent: Result<T, HttpError>) -> Result<T, HttpError> {
+        sent.map_err(|error| {
+            let (trouble, error) = told(error);
+            if trouble.is_some() {
+                let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+                *noted = trouble;
+            }
+            self.count(error)
+        })
+    }
+
+    fn count(&self, error: HttpError) -> HttpError {
+        if matches!(error, HttpError::SessionExpired | HttpError::Client(_)) {
+            self.changes.fetch_add(1, Ordering::SeqCst);
+        }
+        error
+    }
+}
+
+/// An error without what the server said and without its URL, either of which may hold secrets; and what may be shown.
+fn told(error: HttpError) -> (Option<Trouble>, HttpError) {
+    match error {
+        HttpError::Client(error) => {
+            let trouble = match (refusal_in(&error), error.status()) {
+                (Some(refusal), _) => Trouble::Refused(refusal),
+                (None, Some(status)) => Trouble::Answer(format!("HTTP {status}")),
+                (None, None) => Trouble::Unreachable,
+            };
+            (Some(trouble), HttpError::Client(error.without_url()))
+        }
+        HttpError::UnexpectedServerResponse(text) => {
+            let status = match text.split_once(':') {
+                Some((status, _)) if status.starts_with("HTTP ") => status.to_owned(),
+                Some(_) | None => "what is no MCP".to_owned(),
+            };
+            let trouble = match status.get(..8) {
+                Some("HTTP 401" | "HTTP 403") => Trouble::Unauthorized,
+                Some(_) | None => Trouble::Answer(status.clone()),
+            };
+            (
+                Some(trouble),
+                HttpError::UnexpectedServerResponse(Cow::Owned(status)),
+            )
+        }
+        HttpError::AuthRequired(_) | HttpError::InsufficientScope(_) => {
+            let text = Cow::Borrowed("it refuses the credentials");
+            (
+                Some(Trouble::Unauthorized),
+                HttpError::UnexpectedServerResponse(text),
+            )
+        }
+        HttpError::HttpStatus(status) => (
+            Some(Trouble::Answer(format!("HTTP {}", status.status))),
+            HttpError::HttpStatus(status),
+        ),
+        HttpError::UnexpectedContentType(_) => {
+            let trouble = Trouble::Answer("what is no MCP".to_owned());
+            (Some(trouble), HttpError::UnexpectedContentType(None))
+        }
+        HttpError::ResponseBodyTooLarge { max_size } => {
+            let trouble = Trouble::Answer("too much".to_owned());
+            (Some(trouble), HttpError::ResponseBodyTooLarge { max_size })
+        }
+        other => (None, other),
+    }
+}
+
+/// The egress rule that kept a request from being sent, if one did.
+pub(in crate::tools) fn refusal_in(error: &reqwest::Error) -> Option<Refusal> {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(refusal) = error.downcast_ref::<Refusal>() {
+            return Some(refusal.clone());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// The headers, marked so that nobody prints their values.
+fn sensitive(
+    headers: &[(String, SecretString)],
+) -> Result<HashMap<HeaderName, HeaderValue>, Trouble> {
+    let header = |(name, value): &(String, SecretString)| {
+        let name = HeaderName::try_from(name.as_str()).map_err(|_| Trouble::Header)?;
+        let mut value =
+            HeaderValue::from_str(value.expose_secret()).map_err(|_| Trouble::Header)?;
+        value.set_sensitive(true);
+        Ok((name, value))
+    };
+    headers.iter().map(header).collect()
+}
 
 impl StreamableHttpClient for Client {
     type Error = reqwest::Error;
@@ -28,11 +191,17 @@ impl StreamableHttpClient for Client {
         message: ClientJsonRpcMessage,
         session: Option<Arc<str>>,
         auth: Option<String>,
-        headers: Headers,
-    ) -> Result<StreamableHttpPostResponse, Error> {
-        let asked = asked(&message, session.is_some());
-        let answer = self.0.post_message(uri, message, session, auth, headers);
-        understood(asked, answer.await)
+        headers: HashMap<HeaderName, HeaderValue>,
+    ) -> Result<StreamableHttpPostResponse, HttpError> {
+        self.post_message_with_max_sse_event_size(
+            uri,
+            message,
+            session,
+            auth,
+            headers,
+            MAX_EVENT_BYTES,
+        )
+        .await
     }
 
     async fn post_message_with_max_sse_event_size(
@@ -41,14 +210,15 @@ impl StreamableHttpClient for Client {
         message: ClientJsonRpcMessage,
         session: Option<Arc<str>>,
         auth: Option<String>,
-        headers: Headers,
-        max: usize,
-    ) -> Result<StreamableHttpPostResponse, Error> {
-        let asked = asked(&message, session.is_some());
-        let answer = self
-            .0
-            .post_message_with_max_sse_event_size(uri, message, session, auth, headers, max);
-        understood(asked, answer.await)
+        headers: HashMap<HeaderName, HeaderValue>,
+        max_bytes: usize,
+    ) -> Result<StreamableHttpPostResponse, HttpError> {
+        let asked = session::asked(&message, session.is_some());
+        let sent = self
+            .inner
+            .post_message_with_max_sse_event_size(uri, message, session, auth, headers, max_bytes)
+            .await;
+        self.note(session::understood(asked, sent))
     }
 
     async fn delete_session(
@@ -56,9 +226,10 @@ impl StreamableHttpClient for Client {
         uri: Arc<str>,
         session: Arc<str>,
         auth: Option<String>,
-        headers: Headers,
-    ) -> Result<(), Error> {
-        self.0.delete_session(uri, session, auth, headers).await
+        headers: HashMap<HeaderName, HeaderValue>,
+    ) -> Result<(), HttpError> {
+        let deleted = self.inner.delete_session(uri, session, auth, headers).await;
+        deleted.map_err(|error| told(error).1)
     }
 
     async fn get_stream(
@@ -67,11 +238,17 @@ impl StreamableHttpClient for Client {
         session: Option<Arc<str>>,
         last_event_id: Option<String>,
         auth: Option<String>,
-        headers: Headers,
-    ) -> Result<Frames, Error> {
-        self.0
-            .get_stream(uri, session, last_event_id, auth, headers)
-            .await
+        headers: HashMap<HeaderName, HeaderValue>,
+    ) -> Result<BoxStream<'static, Result<Sse, SseError>>, HttpError> {
+        self.get_stream_with_max_sse_event_size(
+            uri,
+            session,
+            last_event_id,
+            auth,
+            headers,
+            MAX_EVENT_BYTES,
+        )
+        .await
     }
 
     async fn get_stream_with_max_sse_event_size(
@@ -80,119 +257,62 @@ impl StreamableHttpClient for Client {
         session: Option<Arc<str>>,
         last_event_id: Option<String>,
         auth: Option<String>,
-        headers: Headers,
-        max: usize,
-    ) -> Result<Frames, Error> {
-        self.0
-            .get_stream_with_max_sse_event_size(uri, session, last_event_id, auth, headers, max)
-            .await
-    }
-}
-
-/// A request, and whether it was sent in a session.
-#[derive(Clone, Debug)]
-struct Asked {
-    id: RequestId,
-    in_session: bool,
-}
-
-fn asked(message: &ClientJsonRpcMessage, in_session: bool) -> Option<Asked> {
-    let ClientJsonRpcMessage::Request(request) = message else {
-        return None;
-    };
-    Some(Asked {
-        id: request.id.clone(),
-        in_session,
-    })
-}
-
-/// The answer, where one that nobody can match to the request would be waited for in vain.
-///
-/// A server that was started anew does not know the session. It should say 404, for which rmcp begins another; the
-/// reference servers say 400 with an error of no or another id, and others 400 with plain text. What was refused like this
-/// has not been done, so that it may be asked again.
-fn understood(
-    asked: Option<Asked>,
-    answer: Result<StreamableHttpPostResponse, Error>,
-) -> Result<StreamableHttpPostResponse, Error> {
-    let Some(asked) = asked else {
-        return answer;
-    };
-    match answer {
-        Ok(StreamableHttpPostResponse::Json(ServerJsonRpcMessage::Error(error), _))
-            if error.id.as_ref() != Some(&asked.id) =>
-        {
-            if asked.in_session {
-                return Err(Error::SessionExpired);
-            }
-            Err(Error::UnexpectedServerResponse(error.error.message))
-        }
-        // The status is nowhere else.
-        Err(Error::UnexpectedServerResponse(message))
-            if asked.in_session && message.starts_with("HTTP 400 ") =>
-        {
-            Err(Error::SessionExpired)
-        }
-        answer => answer,
+        headers: HashMap<HeaderName, HeaderValue>,
+        max_bytes: usize,
+    ) -> Result<BoxStream<'static, Result<Sse, SseError>>, HttpError> {
+        let opened = self.inner.get_stream_with_max_sse_event_size(
+            uri,
+            session,
+            last_event_id,
+            auth,
+            headers,
+            max_bytes,
+        );
+        // Servers need not have such a stream, so that one which is refused is no trouble.
+        opened.await.map_err(|error| self.count(told(error).1))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
 
-    fn shown(in_session: bool, answer: Result<Value, &'static str>) -> String {
-        let asked = Asked {
-            id: RequestId::Number(7),
-            in_session,
-        };
-        let answer = match answer {
-            Ok(json) => Ok(StreamableHttpPostResponse::Json(
-                serde_json::from_value(json).unwrap(),
-                None,
-            )),
-            Err(message) => Err(Error::UnexpectedServerResponse(message.into())),
-        };
-        match understood(Some(asked), answer) {
-            Ok(_) => "an answer".to_owned(),
-            Err(error) => error.to_string(),
-        }
-    }
-
     #[test]
-    fn a_session_that_the_server_forgot_is_known_by_what_it_refuses() {
-        let error = |id: Value| {
-            let error = json!({"code": -32000, "message": "No valid session ID provided"});
-            let mut message = json!({"jsonrpc": "2.0", "error": error});
-            if !id.is_null() {
-                message["id"] = id;
-            }
-            Ok(message)
-        };
-        let forgotten = Error::SessionExpired.to_string();
-        let refused = "unexpected server response: No valid session ID provided";
-        let bad = "unexpected server response: HTTP 400 Bad Request: no session";
-        for (in_session, answer, expected) in [
-            (true, error(json!(7)), "an answer"),
-            (true, error(json!("server-error")), &*forgotten),
-            (true, error(Value::Null), &*forgotten),
-            (false, error(Value::Null), refused),
-            (true, Err("HTTP 400 Bad Request: no session"), &*forgotten),
-            (false, Err("HTTP 400 Bad Request: no session"), bad),
+    fn what_may_be_shown_of_an_error_holds_nothing_that_the_server_said() {
+        let answer = |text: &str| HttpError::UnexpectedServerResponse(text.to_owned().into());
+        for (error, expected) in [
             (
-                true,
-                Err("HTTP 403 Forbidden: no"),
-                "unexpected server response: HTTP 403 Forbidden: no",
+                answer("HTTP 500 Internal Server Error: hidden"),
+                Some("it answered with HTTP 500 Internal Server Error"),
             ),
             (
-                true,
-                Ok(json!({"jsonrpc": "2.0", "id": 7, "result": {}})),
-                "an answer",
+                answer("HTTP 401 Unauthorized: hidden"),
+                Some("it refuses the credentials that it is sent, or wants some"),
             ),
+            (
+                answer("could not parse JSON response: hidden"),
+                Some("it answered with what is no MCP"),
+            ),
+            (answer("hidden"), Some("it answered with what is no MCP")),
+            (
+                HttpError::UnexpectedContentType(Some("hidden".to_owned())),
+                Some("it answered with what is no MCP"),
+            ),
+            (
+                HttpError::ResponseBodyTooLarge { max_size: 1 },
+                Some("it answered with too much"),
+            ),
+            (HttpError::SessionExpired, None),
         ] {
-            assert_eq!(shown(in_session, answer.clone()), expected, "{answer:?}");
+            let (trouble, error) = told(error);
+            assert_eq!(
+                trouble.map(|trouble| trouble.to_string()).as_deref(),
+                expected
+            );
+            assert!(
+                !format!("{error} {error:?}").contains("hidden"),
+                "{error:?}"
+            );
         }
     }
 }

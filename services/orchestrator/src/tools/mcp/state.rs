@@ -24,6 +24,8 @@ pub(super) struct State {
     lists_again_at: Option<Instant>,
     /// What the server had when it was last asked, as it came and as it is shown.
     pub known: Option<(Arc<Vec<Tool>>, Arc<SourceTools>)>,
+    /// What is shown while nothing is known.
+    pub unknown: Arc<SourceTools>,
 }
 
 impl State {
