@@ -666,3 +666,78 @@ async fn any_facade_takes_a_decision_about_a_run_of_any_orchestrator() -> anyhow
     assert_eq!(asking.calls(), ["now"]);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_client_that_sends_its_whole_history_goes_on_after_an_answer() -> anyhow::Result<()> {
+    for kind in KINDS {
+        for shape in ["mcp_call", "function_call"] {
+            let asking = asking(kind, "").await?;
+            let header = ("X-Talaria-Tool-Items", shape);
+            asking.script(kind, &["now"]);
+            asking.stack.upstream.push(answer(kind));
+            let user = json!({"role": "user", "content": "Do it."});
+            let body = json!({"input": [user]});
+            let asked = post(&asking.stack, "/v1/responses", &body, &[header])
+                .await?
+                .body;
+            let question = question(&asked)?;
+            let mut history = vec![
+                user.clone(),
+                question.clone(),
+                approval_response(question, true),
+            ];
+            let next = json!({"input": history});
+            let second = post(&asking.stack, "/v1/responses", &next, &[header])
+                .await?
+                .body;
+            ensure!(second["status"] == "completed", "{second}");
+            history.extend(second["output"].as_array().cloned().unwrap_or_default());
+            history.push(user);
+
+            let third = json!({"input": history});
+            let third = post(&asking.stack, "/v1/responses", &third, &[header])
+                .await?
+                .body;
+
+            assert_eq!(third["status"], "completed", "{third}");
+            assert_eq!(asking.calls(), ["now"]);
+            // The call is told once, with what came of it.
+            let told = asking.stack.upstream.request(2).await?.body.to_string();
+            assert!(!told.contains("Nobody has agreed"), "{told}");
+            assert_eq!(told.matches("once_effect").count(), 2, "{told}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_answers_in_a_row_decide_two_questions_also_while_a_tool_runs() -> anyhow::Result<()> {
+    let asking = asking(ApiKind::Responses, "").await?;
+    let text = |text: &str| json!({ "text": text }).to_string();
+    let script = ResponsesStream::new()
+        .function_call("call_a", "once_effect", &[&text("a")])
+        .function_call("call_b", "once_effect", &[&text("b")])
+        .function_call("call_c", "hang", &["{}"]);
+    asking.stack.upstream.push(script.completed());
+    let id = start(&asking.stack, &json!({"input": "Do it."})).await?;
+    within("two questions", async {
+        while status(&asking.stack, &id).await?.body["approvals"]
+            .as_array()
+            .map(Vec::len)
+            != Some(2)
+        {}
+        anyhow::Ok(())
+    })
+    .await??;
+
+    for left in [1, 0] {
+        let decided = asking.approve(&id, json!({"choice": "deny"})).await?;
+        assert_eq!(decided.status, 200, "{decided:?}");
+        let run = status(&asking.stack, &id).await?.body;
+        let waits = run["approvals"].as_array().map_or(0, Vec::len);
+        assert_eq!(waits, left, "{run}");
+    }
+    let late = asking.approve(&id, json!({"choice": "once"})).await?;
+    assert_eq!(late.refusal(), (409, &json!("approval_not_pending")));
+    Ok(())
+}

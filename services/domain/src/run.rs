@@ -59,6 +59,8 @@ pub struct Run {
     open: Vec<OpenKey>,
     /// Calls that the model is writing and a person has to agree to: shown when they are whole.
     held: Vec<HeldCall>,
+    /// Calls that the run's request agreed to.
+    approved: Vec<ApprovedCall>,
     /// Where the model call's items begin in the output.
     call_start: usize,
     outcome: Option<Outcome>,
@@ -145,6 +147,7 @@ impl Run {
             note: EventNote::default(),
             open: Vec::new(),
             held: Vec::new(),
+            approved: Vec::new(),
             outcome: None,
             was_cut: false,
             server_tools: Arc::default(),

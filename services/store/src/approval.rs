@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::admit::Admit;
 use crate::database::{Database, Error, query, query_in_tx, read, within_deadline};
 use crate::parse::{parse_uuid, response_id, response_not_found};
-use crate::response::{decode, response_fold};
+use crate::response::{decode, response_exists, response_fold};
 
 /// Who decides when nobody did.
 const EXPIRY: &str = "expiry";
@@ -97,15 +97,17 @@ pub async fn approval_decide(
 ) -> Result<DecideApprovalResponse, Status> {
     let not_found = || response_not_found(&request.response_id);
     let id = response_id(&request.response_id)?;
-    let waits = waits_for_decisions(database, &request.tenant, id).await?;
-    if !waits.ok_or_else(not_found)? {
-        return Err(not_active());
+    if !response_exists(database, &request.tenant, id).await? {
+        return Err(not_found());
     }
     let snapshot = response_fold(database, id).await?.ok_or_else(not_found)?;
-    let mut pending = pending_calls(&snapshot);
-    if snapshot.is_finished() || pending.is_empty() {
+    let asked = pending_calls(&snapshot);
+    if snapshot.is_finished() || asked.is_empty() {
         return Err(not_active());
     }
+    let Some(mut pending) = calls_undecided(database, id, asked).await? else {
+        return Err(not_active());
+    };
     match &request.request_id {
         Some(request_id) => pending.retain(|call| call.request_id == *request_id),
         None if request.all => {}
@@ -132,27 +134,31 @@ pub async fn approval_decide(
     }
 }
 
-/// Whether a run asks people while it is active; none for one that is not there.
-async fn waits_for_decisions(
+/// Those of the calls that its log knows no decision about which nobody has decided about; none for a run that asks
+/// nobody while it is active.
+pub async fn calls_undecided(
     database: &Database,
-    tenant: &str,
     id: Uuid,
-) -> Result<Option<bool>, Error> {
+    mut calls: Vec<PendingCall>,
+) -> Result<Option<Vec<PendingCall>>, Error> {
     const SQL: &str = "
-        -- approval_run
-        SELECT q.body
-        FROM response r
-        LEFT JOIN run_request q ON q.response_id = r.id
-        WHERE r.id = $1 AND r.tenant = $2";
-    let rows = read(database, SQL, &[&id, &tenant]).await?;
+        -- calls_undecided
+        SELECT q.body, ARRAY(SELECT a.output_index FROM approval a WHERE a.response_id = q.response_id)
+        FROM run_request q
+        WHERE q.response_id = $1";
+    let rows = read(database, SQL, &[&id]).await?;
     let Some(row) = rows.first() else {
         return Ok(None);
     };
-    let Some(body) = row.get::<_, Option<&[u8]>>(0) else {
-        return Ok(Some(false));
-    };
-    let request: RunRequest = decode("run_request", id, body)?;
-    Ok(Some(request.approvals() == Approvals::Wait))
+    let request: RunRequest = decode("run_request", id, row.get(0))?;
+    if request.approvals() != Approvals::Wait {
+        return Ok(None);
+    }
+    let decided: Vec<i32> = row.get(1);
+    calls.retain(|call| {
+        Place::parse(&call.request_id).is_ok_and(|place| !decided.contains(&place.index))
+    });
+    Ok(Some(calls))
 }
 
 fn not_active() -> Status {

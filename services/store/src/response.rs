@@ -19,7 +19,7 @@ pub struct Found {
     /// Unix milliseconds of its last write; 0 if it is not known.
     pub updated_at_ms: i64,
     pub cancel_requested: bool,
-    /// Calls that it waits for a person with.
+    /// Calls that its log knows no decision about.
     pub pending: Vec<PendingCall>,
 }
 

@@ -254,12 +254,18 @@ impl StoreService for Store {
         let found = response::response_get(&self.inner.database, &tenant, response).await?;
         let found = found.ok_or_else(|| response_not_found(&id))?;
         self.inner.upkeep.touch(response);
+        let pending = match found.pending {
+            asked if asked.is_empty() => asked,
+            asked => approval::calls_undecided(&self.inner.database, response, asked)
+                .await?
+                .unwrap_or_default(),
+        };
         Ok(Response::new(GetResponseResponse {
             response: Some(found.response),
             next_sequence_number: u64::try_from(found.next_seq).unwrap_or_default(),
             updated_at_ms: found.updated_at_ms,
             cancel_requested: found.cancel_requested,
-            pending_approvals: found.pending.into_iter().map(pending_approval).collect(),
+            pending_approvals: pending.into_iter().map(pending_approval).collect(),
         }))
     }
 

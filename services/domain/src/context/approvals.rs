@@ -7,6 +7,7 @@ use memchr::memmem;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::ids::{ItemPlace, Side};
 use crate::item::json_bytes;
 use crate::model::CallItem;
 use crate::run::call_id_of;
@@ -22,6 +23,8 @@ struct Head {
     item_type: String,
     #[serde(default)]
     id: String,
+    #[serde(default)]
+    role: String,
     #[serde(default)]
     call_id: Option<String>,
     #[serde(default)]
@@ -48,19 +51,38 @@ pub struct ApprovalAnswer {
 }
 
 /// The answers in a request's input to questions that have ids of ours.
+///
+/// Clients that send their whole history send answers of earlier turns again: what an answer led to stands behind it, and
+/// it is no answer any more.
 pub fn approval_answers(input: &[Bytes]) -> Vec<ApprovalAnswer> {
-    let answer = |(index, json): (usize, &Bytes)| {
-        let item = read(json)?;
-        let request_id = item.approval_request_id?;
-        let is_ours = item.item_type == RESPONSE && call_id_of(&request_id).is_some();
-        is_ours.then_some(ApprovalAnswer {
-            request_id,
-            approve: item.approve.unwrap_or_default(),
-            reason: item.reason,
-            index,
-        })
-    };
-    input.iter().enumerate().filter_map(answer).collect()
+    let mut answers = Vec::new();
+    for (index, json) in input.iter().enumerate().rev() {
+        let Some(item) = read(json) else { continue };
+        match (item.item_type.as_str(), item.approval_request_id) {
+            (RESPONSE, Some(request_id)) if call_id_of(&request_id).is_some() => {
+                answers.push(ApprovalAnswer {
+                    request_id,
+                    approve: item.approve.unwrap_or_default(),
+                    reason: item.reason,
+                    index,
+                });
+            }
+            (RESPONSE | REQUEST, _) => {}
+            ("item_reference", _) if item.id.starts_with("mcpr_") => {}
+            ("item_reference", _) => {
+                let place = ItemPlace::parse(&item.id);
+                if place.is_none_or(|place| place.side == Side::Output) {
+                    break;
+                }
+            }
+            ("message" | "", _) if item.role != "assistant" => {}
+            (output, _) if output.ends_with("_output") => {}
+            // What a model said.
+            _ => break,
+        }
+    }
+    answers.reverse();
+    answers
 }
 
 /// The context with each question of ours as what every upstream knows: nothing, where the call that it was about
@@ -146,4 +168,41 @@ fn not_made(request: &Head, call_id: &str, answer: Option<&Head>) -> Vec<CallIte
 
 fn read(json: &[u8]) -> Option<Head> {
     serde_json::from_slice(json).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_one_until_what_it_led_to_stands_behind_it() {
+        let id = format!("mcpr_{}o0", "0".repeat(32));
+        let user = r#"{"role":"user","content":"do it"}"#.to_owned();
+        let question = format!(r#"{{"type":"mcp_approval_request","id":"{id}"}}"#);
+        let answer = format!(
+            r#"{{"type":"mcp_approval_response","approval_request_id":"{id}","approve":true}}"#
+        );
+        let call = format!(r#"{{"type":"mcp_call","approval_request_id":"{id}"}}"#);
+        let said = r#"{"type":"message","role":"assistant","content":[]}"#.to_owned();
+        let named = format!(
+            r#"{{"type":"item_reference","id":"mcp_{}o1"}}"#,
+            "0".repeat(32)
+        );
+        let named_question = format!(r#"{{"type":"item_reference","id":"{id}"}}"#);
+        let answers = |items: &[&String]| {
+            let input: Vec<Bytes> = items
+                .iter()
+                .map(|item| Bytes::from((*item).clone()))
+                .collect();
+            let places = approval_answers(&input);
+            places.iter().map(|answer| answer.index).collect::<Vec<_>>()
+        };
+
+        assert_eq!(answers(&[&user, &question, &answer]), [2]);
+        assert_eq!(answers(&[&named_question, &answer, &user]), [1]);
+        assert_eq!(answers(&[&question, &answer, &question, &answer]), [1, 3]);
+        assert_eq!(answers(&[&question, &answer, &call, &said, &user]), [0; 0]);
+        assert_eq!(answers(&[&question, &answer, &said, &user]), [0; 0]);
+        assert_eq!(answers(&[&answer, &named, &user]), [0; 0]);
+    }
 }

@@ -8,6 +8,7 @@ use talaria_proto::v1::ContextItem;
 use crate::item::json_bytes;
 use crate::marker::Marker;
 use crate::model::{CallItem, Object};
+use crate::run::call_id_of;
 
 /// The item, or the pair of items, that stands for `item`; none for a list of the tools of a server that the upstream
 /// does not know.
@@ -57,6 +58,9 @@ fn function_call(json: &Bytes, marker: Option<&Marker>) -> Option<[Bytes; 2]> {
         Some(call_id) if !call_id.is_empty() => call_id,
         _ => text("id"),
     };
+    // A call that was asked about is known by its question.
+    let asked_about = call_id_of(text("approval_request_id"));
+    let call_id = asked_about.as_deref().unwrap_or(call_id);
     let call = json!({
         "type": "function_call",
         "call_id": call_id,

@@ -25,6 +25,10 @@ const REQUEST: &str = "mcp_approval_request";
 const RESPONSE: &str = "mcp_approval_response";
 const NOT_STORED: &str = "A person has to agree to this call, and nobody can be asked: the response is not stored. \
                           The tool was not called.";
+const NOT_ASKED: &str = "A person has to agree to calls of this tool, and was not asked about this one. The tool was not \
+                         called; make the call again.";
+const OTHER_SERVER: &str =
+    "The tool is another server's by now than the one that a person agreed to. It was not called.";
 const DENIED_BEFORE: &str = "The same call was denied before.";
 
 /// What becomes of calls that a person has to agree to.
@@ -153,6 +157,8 @@ impl ApprovedCall {
     /// anything else.
     pub fn of_request(item: &Bytes, upstream_id: &str) -> Option<(Self, i64)> {
         let marker = Marker::parse(upstream_id)?;
+        // Only questions have one, and most items are none, and long.
+        let until = marker.until?;
         let item: Object = serde_json::from_slice(item).ok()?;
         if item_type(&item) != Some(REQUEST) {
             return None;
@@ -165,7 +171,7 @@ impl ApprovedCall {
             effect: marker.effect,
             upstream_id: marker.upstream_id,
         };
-        Some((call, marker.until.unwrap_or(i64::MAX)))
+        Some((call, until))
     }
 
     /// The id that the call has once it is made.
@@ -178,6 +184,11 @@ impl ApprovedCall {
 pub fn call_id_of(request_id: &str) -> Option<String> {
     let place = ItemPlace::parse(request_id)?;
     request_id.starts_with("mcpr_").then(|| own_call_id(place))
+}
+
+/// Whether an id is of the form that calls of ours have which a person agreed to. Models' calls get others.
+pub(super) fn is_reserved(call_id: &str) -> bool {
+    call_id.starts_with("call_") && ItemPlace::parse(call_id).is_some()
 }
 
 /// The calls of a run that wait for a person.
@@ -263,6 +274,9 @@ impl Run {
 
     /// Makes the calls that were agreed to in the request of this run, unless it has done so before.
     pub fn make_approved(&mut self, calls: &[ApprovedCall]) {
+        if self.approved.len() != calls.len() {
+            self.approved = calls.to_vec();
+        }
         for call in calls {
             if !self.has_made(call) {
                 self.make_call(call);
@@ -270,33 +284,12 @@ impl Run {
         }
     }
 
-    /// Makes the calls that were agreed to in this run, and answers calls like those that were denied. Answers which
-    /// wait.
+    /// Makes the calls that were agreed to in this run. Answers which wait.
     pub(super) fn settle_approvals(&mut self) -> Vec<PendingCall> {
-        let asked = asked(&self.snapshot);
-        let is_denied_before = |at: usize| {
-            let call = &asked[at].call;
-            let mut before = asked[..at].iter();
-            before.any(|earlier| {
-                earlier.decision == Some(Choice::Deny)
-                    && earlier.call.name == call.name
-                    && read_arguments(&earlier.call.arguments) == read_arguments(&call.arguments)
-            })
-        };
-        for (at, question) in asked.iter().enumerate() {
-            match question.decision {
-                Some(choice) if choice.agrees() && !question.is_made => {
-                    self.make_call(&question.call);
-                }
-                None if !question.is_made && is_denied_before(at) => {
-                    self.record_decision(&Decision {
-                        request_id: question.call.request_id.clone(),
-                        choice: Choice::Deny,
-                        reason: Some(DENIED_BEFORE.to_owned()),
-                        decided_by: "denial".to_owned(),
-                    });
-                }
-                Some(_) | None => {}
+        for question in asked(&self.snapshot) {
+            let is_agreed_to = question.decision.is_some_and(Choice::agrees);
+            if is_agreed_to && !question.is_made {
+                self.make_call(&question.call);
             }
         }
         pending_calls(&self.snapshot)
@@ -335,12 +328,45 @@ impl Run {
             && self.rules.allow(name, &self.server_tools, self.has_run_tools())
     }
 
-    /// Why a call may not be made although the server has its tool.
-    pub(super) fn refusal_for_want_of_a_person(&self, name: &str) -> Option<&'static str> {
+    /// Why a call that is about to be made may not be, for want of a person's word.
+    ///
+    /// A call that nobody was asked about may need one by now: its tool was not listed when the model made it, or the
+    /// settings are others. And a word for one server's tool is none for another's.
+    pub(super) fn refusal_for_want_of_a_person(
+        &self,
+        name: &str,
+        call_id: &str,
+    ) -> Option<&'static str> {
         let is_ours = !self.client_tools.contains(name);
         let tool = self.server_tools.tools.get(name).filter(|_| is_ours)?;
-        (tool.needs_approval && self.server_tools.approvals == Approvals::Impossible)
-            .then_some(NOT_STORED)
+        if let Some(asked_about) = self.agreed_server(call_id) {
+            return (asked_about != tool.server_label).then_some(OTHER_SERVER);
+        }
+        if tool.needs_approval && self.server_tools.approvals == Approvals::Impossible {
+            return Some(NOT_STORED);
+        }
+        self.asks_for(name).then_some(NOT_ASKED)
+    }
+
+    /// The server whose tool a person agreed to the call of, if the call is such a one.
+    pub(super) fn agreed_server(&self, call_id: &str) -> Option<String> {
+        if let Some(call) = self
+            .approved
+            .iter()
+            .find(|call| call.call_id().as_deref() == Some(call_id))
+        {
+            return Some(call.server_label.clone());
+        }
+        if !is_reserved(call_id) {
+            return None;
+        }
+        asked(&self.snapshot)
+            .into_iter()
+            .find(|asked| {
+                asked.decision.is_some_and(Choice::agrees)
+                    && asked.call.call_id().as_deref() == Some(call_id)
+            })
+            .map(|asked| asked.call.server_label)
     }
 
     fn asks_for(&self, name: &str) -> bool {
@@ -441,8 +467,22 @@ impl Run {
             "name": name,
             "server_label": tool.server_label,
         });
+        let is_denied_before = asked(&self.snapshot).iter().any(|earlier| {
+            earlier.decision == Some(Choice::Deny)
+                && earlier.call.name == name
+                && read_arguments(&earlier.call.arguments) == read_arguments(arguments)
+        });
         self.emit_whole(&request, &marker);
         self.note_shown(key, index);
+        if is_denied_before {
+            // In one write with the question, so that nobody is asked.
+            self.record_decision(&Decision {
+                request_id: self.place(index).id(REQUEST),
+                choice: Choice::Deny,
+                reason: Some(DENIED_BEFORE.to_owned()),
+                decided_by: "denial".to_owned(),
+            });
+        }
     }
 
     fn record_decision(&mut self, decision: &Decision) {
@@ -489,7 +529,20 @@ impl Run {
         };
         let index = self.snapshot.items().len();
         let place = self.place(index);
-        let tool = self.server_tools.tools.get(&call.name);
+        // Another server may have a tool of the name by now.
+        let full_name = format!("{}__{}", call.server_label, call.name);
+        let tools = &self.server_tools.tools;
+        let is_theirs = |name: &&str| {
+            let tool = tools.get(*name);
+            tool.is_some_and(|tool| tool.server_label == call.server_label)
+        };
+        let names = [call.name.as_str(), full_name.as_str()];
+        let name = names
+            .into_iter()
+            .find(is_theirs)
+            .unwrap_or(&call.name)
+            .to_owned();
+        let tool = tools.get(&name);
         match tool.map_or(self.server_tools.shape, |tool| tool.shape) {
             ToolShape::FunctionCall => {
                 let item = |status: &str, arguments: &str| {
@@ -498,7 +551,7 @@ impl Run {
                         "type": "function_call",
                         "status": status,
                         "call_id": call_id,
-                        "name": call.name,
+                        "name": name,
                         "arguments": arguments,
                     })
                 };
@@ -523,7 +576,7 @@ impl Run {
                     "approval_request_id": call.request_id,
                     "arguments": "",
                     "error": null,
-                    "name": call.name,
+                    "name": name,
                     "output": null,
                     "server_label": call.server_label,
                 });

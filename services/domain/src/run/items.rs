@@ -181,7 +181,7 @@ impl Run {
                         self.complete_item(at, item);
                     }
                 }
-                None if index == self.snapshot.items().len() => {
+                None if index == self.snapshot.items().len() + self.held.len() => {
                     self.on_model(ModelEvent::ItemDone {
                         key: ItemKey(FINAL | place as u64),
                         item,

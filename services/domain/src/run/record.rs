@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use talaria_proto::v1::event::Kind;
 use talaria_proto::v1::{ItemProgress, OutputItem};
 
+use super::approval::is_reserved;
 use super::ledger::{MadeCall, Progress};
 use super::shape::text;
 use super::{Effect, Run, ToolCall, ToolPart, ToolResult, ToolShape, index_u32};
@@ -108,7 +109,9 @@ impl Run {
             return None;
         }
         let call_id = match text(item, "call_id") {
-            call_id if is_word(call_id) && !self.has_call(call_id) => call_id.to_owned(),
+            call_id if is_word(call_id) && !is_reserved(call_id) && !self.has_call(call_id) => {
+                call_id.to_owned()
+            }
             _ => own_call_id(place),
         };
         let marker = Marker {
@@ -135,7 +138,8 @@ impl Run {
     /// A call with an id that no other call of the run has: some upstreams number theirs anew in every step.
     pub(super) fn with_call_id_of_its_own(&self, mut added: Object, place: ItemPlace) -> Object {
         let is_call = matches!(text(&added, "type"), "function_call" | "custom_tool_call");
-        if is_call && self.has_call(text(&added, "call_id")) {
+        let call_id = text(&added, "call_id");
+        if is_call && (is_reserved(call_id) || self.has_call(call_id)) {
             added.insert("call_id".into(), own_call_id(place).into());
         }
         added

@@ -1,9 +1,7 @@
 //! Calls that the server answers without running them, so that the model can do better.
 
 use super::ledger::{MadeCall, Progress};
-use super::{ApprovedCall, Effect, Run, ToolCall, ToolResult};
-use crate::ids::ItemPlace;
-use crate::item::Item;
+use super::{Effect, Run, ToolCall, ToolResult};
 use crate::marker::Marker;
 
 const UNREADABLE: &str = "The arguments are not a JSON object. The tool was not called.";
@@ -54,7 +52,7 @@ impl Run {
         }
         let why = self
             .against_the_rules(calls, at)
-            .or_else(|| self.refusal_for_want_of_a_person(&call.name));
+            .or_else(|| self.refusal_for_want_of_a_person(&call.name, &call.call_id));
         if let Some(why) = why {
             return Some(why.to_owned());
         }
@@ -68,7 +66,7 @@ impl Run {
     /// Which rule of the request a call breaks. What a person agreed to breaks none.
     fn against_the_rules(&self, calls: &[MadeCall], at: usize) -> Option<&'static str> {
         let call = &calls[at];
-        if self.was_agreed_to(call) {
+        if self.agreed_server(&call.call_id).is_some() {
             return None;
         }
         let step_start = self.step_start_of(call.index);
@@ -82,23 +80,6 @@ impl Run {
             return Some(NOT_ALLOWED);
         }
         (self.rules.one_at_a_time && !is_first).then_some(ONE_AT_A_TIME)
-    }
-
-    /// Whether a call is one that an approval request asked about: its id is that of another place, the request's.
-    fn was_agreed_to(&self, call: &MadeCall) -> bool {
-        let place = Some(call.call_id.as_str())
-            .filter(|id| id.starts_with("call_"))
-            .and_then(ItemPlace::parse);
-        let Some(place) = place else { return false };
-        if place.response != self.response {
-            return true;
-        }
-        match self.snapshot.items().get(place.index as usize) {
-            Some(Item::Done { json, upstream_id }) => {
-                ApprovedCall::of_request(json, upstream_id).is_some()
-            }
-            Some(Item::Open(_)) | None => false,
-        }
     }
 
     /// Where the step begins in which the item at `index` was said.

@@ -16,6 +16,9 @@ use crate::agents::Agent;
 use crate::journal::{Journal, deadline};
 use crate::tools::Tool;
 
+/// Ten years: the database knows no time that is much later.
+const LONGEST_TIMEOUT: Duration = Duration::from_hours(24 * 365 * 10);
+
 /// How the calls of a run that a person has to agree to are decided.
 #[derive(Debug)]
 pub struct Asking {
@@ -68,7 +71,8 @@ impl Asking {
 
     /// Until when a call that is made at `now_ms` (Unix milliseconds) waits: Unix seconds.
     pub fn until(&self, now_ms: i64) -> i64 {
-        let timeout = i64::try_from(self.timing.timeout.as_secs()).unwrap_or(i64::MAX);
+        let timeout = self.timing.timeout.min(LONGEST_TIMEOUT).as_secs();
+        let timeout = i64::try_from(timeout).unwrap_or(i64::MAX);
         now_ms.div_euclid(1000).saturating_add(timeout)
     }
 

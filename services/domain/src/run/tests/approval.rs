@@ -337,3 +337,72 @@ fn count_questions(run: &Run) -> usize {
     };
     output.iter().filter(is_question).count()
 }
+
+#[test]
+fn a_call_that_nobody_could_be_asked_about_is_not_made() {
+    for shape in [ToolShape::FunctionCall, ToolShape::McpCall] {
+        // The tool's server cannot say what it has while the model makes the call.
+        let mut unlisted = ServerTools::clone(&asking(shape, Approvals::Waits));
+        unlisted.tools.remove("send");
+        let mut run = run_with(Arc::new(unlisted), Limits::default());
+        says(&mut run, vec![call(0, "send", "{}")]);
+        run.use_tools(asking(shape, Approvals::Waits), Limits::default());
+
+        assert_eq!(run.next_step(), Step::CallModel);
+
+        for event in [call(0, "send", "{}")] {
+            run.on_model(event);
+        }
+        run.on_model_end();
+        assert_eq!(waiting(&mut run).len(), 1);
+    }
+}
+
+#[test]
+fn a_word_for_one_server_s_tool_is_none_for_another_s() {
+    let of_server = |label: &str| {
+        let mut tools = ServerTools::clone(&asking(ToolShape::FunctionCall, Approvals::Waits));
+        tools.tools.get_mut("send").unwrap().server_label = label.into();
+        Arc::new(tools)
+    };
+    let mut run = run_with(of_server("staging"), Limits::default());
+    says(&mut run, vec![call(0, "send", "{}")]);
+    let pending = waiting(&mut run);
+    run.use_tools(of_server("production"), Limits::default());
+    decide(&mut run, &pending[0].request_id, Choice::Once);
+
+    assert_eq!(run.next_step(), Step::CallModel);
+}
+
+#[test]
+fn a_model_s_call_cannot_pass_for_one_that_somebody_agreed_to() {
+    let mut run = run_asking(ToolShape::FunctionCall, Approvals::Waits);
+    let id = format!("call_{}o0", "1".repeat(32));
+    says(
+        &mut run,
+        vec![done(
+            0,
+            json!({"type": "function_call", "call_id": id, "name": "look", "arguments": "{}"}),
+        )],
+    );
+
+    assert_ne!(run_tools(&mut run)[0].call_id, id);
+    assert_eq!(run.snapshot().step_starts(), [0]);
+}
+
+#[test]
+fn what_only_the_final_output_holds_is_shown_behind_a_held_call() {
+    let mut run = run_asking(ToolShape::FunctionCall, Approvals::Waits);
+    assert_eq!(run.next_step(), Step::CallModel);
+    let function = |name: &str| {
+        object(json!({"type": "function_call", "call_id": name, "name": name, "arguments": "{}"}))
+    };
+    run.on_model(ModelEvent::Finished {
+        outcome: Outcome::Completed,
+        usage: None,
+        output: vec![function("send"), function("put"), function("look")],
+    });
+
+    assert_eq!(answer_all(&mut run), ["look"]);
+    assert_eq!(waiting(&mut run).len(), 2);
+}
