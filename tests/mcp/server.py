@@ -129,6 +129,8 @@ def call(id, params, send):
         os._exit(3)
     if name == "freeze":
         os.kill(os.getpid(), signal.SIGSTOP)
+        # The signal may reach another thread first, and this one would go on for a moment.
+        time.sleep(600)
     if name == os.environ.get("MCP_TOOL"):
         return text_result("named")
     if name == "spawn":

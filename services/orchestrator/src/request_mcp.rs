@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use talaria_domain::context::{ToolListing, tool_listings};
@@ -20,7 +20,8 @@ use uuid::Uuid;
 
 use crate::agents::Agent;
 use crate::tools::{
-    Approval, Egress, Filter, ListLimits, McpServerConfig, McpTransport, Policy, RequestedServer,
+    Approval, Egress, Filter, ListLimits, McpServerConfig, McpTransport, Policy, Refusal,
+    RequestedServer,
 };
 
 /// Servers of one request at most.
@@ -34,7 +35,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(15);
 const LIST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Runs whose credentials are kept; those of the oldest go first.
-const MAX_KEPT: usize = 4096;
+const MAX_KEPT: usize = 1024;
+/// Bytes of the names and values of one request's headers.
+const MAX_SECRETS: usize = 64 * 1024;
 
 const LOST: &str = "The credentials of the MCP server went with the process that started the run; its tools cannot be \
                     called any more.";
@@ -80,6 +83,8 @@ enum RequireApproval {
 struct Secrets {
     server_label: String,
     #[serde(default)]
+    server_url: Option<String>,
+    #[serde(default)]
     headers: Option<HashMap<String, String>>,
     #[serde(default)]
     authorization: Option<String>,
@@ -116,6 +121,13 @@ pub fn take_credentials(
             return Err(invalid(&format!("tools[{index}].type"), message));
         }
         let secrets: Secrets = serde_json::from_str(tool.get()).map_err(unreadable)?;
+        let checked = egress
+            .zip(secrets.server_url.as_deref())
+            .map(|(egress, url)| egress.check(url));
+        if matches!(checked, Some(Err(Refusal::UserInfo))) {
+            let message = "The URL holds a user or a password, and would be kept: use 'authorization' or 'headers'.";
+            return Err(invalid(&format!("tools[{index}].server_url"), message));
+        }
         let headers = secrets.headers.unwrap_or_default().into_iter();
         let mut headers: Vec<(String, SecretString)> =
             headers.map(|(name, value)| (name, value.into())).collect();
@@ -130,6 +142,10 @@ pub fn take_credentials(
     }
     if servers == 0 {
         return Ok(Credentials::default());
+    }
+    if size_bytes(&credentials) > MAX_SECRETS {
+        let message = "Too long: the 'headers' of all MCP servers together may have 64 KiB.";
+        return Err(invalid("tools", message));
     }
     if servers > MAX_SERVERS {
         let message = format!("Too many MCP servers: a request may name {MAX_SERVERS} at most.");
@@ -150,6 +166,13 @@ pub fn take_credentials(
     labels.sort();
     request.mcp_servers_with_credentials = labels;
     Ok(Credentials(credentials))
+}
+
+fn size_bytes(servers: &HashMap<String, Vec<(String, SecretString)>>) -> usize {
+    let headers = servers.values().flatten();
+    headers
+        .map(|(name, value)| name.len() + value.expose_secret().len())
+        .sum()
 }
 
 /// Refuses a request that gives a server of its own the label of one of the agent's: people who agree to calls of one,

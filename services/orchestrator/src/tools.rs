@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{McpServerConfig, McpTransport, OutputLimits, ToolboxConfig};
-pub use egress::{Allowed, Egress, NotAllowed};
+pub use egress::{Allowed, Egress, NotAllowed, Refusal};
 pub use policy::{Approval, Filter, ListLimits, Policy};
 
 use arguments::ArgumentCheck;
@@ -169,7 +169,7 @@ impl Toolbox {
         if let Some(named) = latest.as_ref().filter(|named| named.is_of(&listed)) {
             return Arc::clone(&named.list);
         }
-        let mut tools = names::named(&listed);
+        let mut tools = names::named(&listed, self.requested);
         for tool in &mut tools {
             tool.needs_approval |= self.requires_approval(tool);
             tool.is_requested = tool.source >= self.requested;

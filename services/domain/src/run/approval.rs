@@ -371,15 +371,19 @@ impl Run {
 
     fn asks_for(&self, name: &str) -> bool {
         let tool = self.server_tools.tools.get(name);
-        let needs_approval = tool.is_some_and(|tool| tool.needs_approval)
-            && !self.client_tools.contains(name)
-            && self.server_tools.approvals != Approvals::Impossible;
+        let Some(tool) = tool.filter(|tool| {
+            tool.needs_approval
+                && !self.client_tools.contains(name)
+                && self.server_tools.approvals != Approvals::Impossible
+        }) else {
+            return false;
+        };
         // What was agreed to for the session holds in this run at once.
-        needs_approval
-            && !asked(&self.snapshot).iter().any(|asked| {
-                asked.call.name == name
-                    && matches!(asked.decision, Some(Choice::Session | Choice::Always))
-            })
+        !asked(&self.snapshot).iter().any(|asked| {
+            asked.call.name == name
+                && asked.call.server_label == tool.server_label
+                && matches!(asked.decision, Some(Choice::Session | Choice::Always))
+        })
     }
 
     /// Takes in that the model begins such a call.

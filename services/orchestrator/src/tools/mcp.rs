@@ -22,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::{CallContext, Effect, McpServerConfig, Output, SourceTool, SourceTools, ToolResult};
+use super::{
+    CallContext, Effect, McpServerConfig, McpTransport, Output, SourceTool, SourceTools, ToolResult,
+};
 use connection::{CallError, ConnectError, Connection};
 use state::{LONGEST_PAUSE, State};
 
@@ -31,6 +33,8 @@ pub(super) use http::refusal_in;
 
 /// How long a server whose tool did not answer in time may take to say that it lives.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much longer a list may be than what of it the model may see.
+const RAW_LIST: usize = 8;
 /// How much of such a pause a call waits for, rather than fail.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -75,7 +79,12 @@ impl Server {
             Ok(tools) => self.remember(tools),
             Err(ListError::Start(StartError::Pausing(_))) => self.last_known(),
             Err(error) => {
-                let cause = error.source().map(ToString::to_string);
+                // What a server at a URL says may repeat the credentials that it was told.
+                let is_process = matches!(self.config.transport, McpTransport::Stdio { .. });
+                let cause = error
+                    .source()
+                    .filter(|_| is_process)
+                    .map(ToString::to_string);
                 warn!(server = self.config.name, %error, cause, "an MCP server cannot list its tools");
                 self.state().unknown = Arc::new(SourceTools::unknown(&self.config.name, &error));
                 self.last_known()
@@ -163,11 +172,18 @@ impl Server {
     async fn listed(&self) -> Result<Arc<Vec<Tool>>, ListError> {
         let connection = self.connection().await?;
         let limit = self.config.list_timeout;
-        let listed = timeout(limit, connection.tools()).await;
+        let bytes = self
+            .config
+            .policy
+            .limits
+            .map(|limits| RAW_LIST * limits.bytes);
+        let listed = timeout(limit, connection.tools(bytes)).await;
         if listed.is_err() {
-            // It lives and says nothing; the next that is started may.
             self.state().listed_badly();
-            connection.end_process();
+            if self.calls.is_empty() {
+                // It lives and says nothing; the next that is started may.
+                connection.end_process();
+            }
         }
         let listed = listed
             .map_err(|_| ListError::Slow(limit))
@@ -319,9 +335,12 @@ fn schema(given: &Arc<Object>) -> Arc<Object> {
 fn size_bytes(tool: &SourceTool) -> usize {
     let schema = serde_json::to_vec(&*tool.parameters).map_or(usize::MAX / 2, |json| json.len());
     let description = tool.description.as_ref().map_or(0, String::len);
+    let annotations = tool.annotations.as_ref();
+    let annotations = annotations.map_or(0, |annotations| annotations.to_string().len());
     schema
         .saturating_add(description)
         .saturating_add(tool.name.len())
+        .saturating_add(annotations)
 }
 
 /// Whether the server says that its tool changes nothing.

@@ -7,27 +7,24 @@ use super::arguments::ArgumentCheck;
 use super::{SourceTools, Tool};
 
 /// All tools in the order of their servers; a name that two servers have becomes `server__tool` for both.
-pub(super) fn named(sources: &[Arc<SourceTools>]) -> Vec<Tool> {
+///
+/// The servers from the place `requested` on are named by the request: what they have changes no name of the others'.
+pub(super) fn named(sources: &[Arc<SourceTools>], requested: usize) -> Vec<Tool> {
+    let (own, others) = sources.split_at(requested.min(sources.len()));
     let mut seen = HashSet::new();
-    let mut clashing = HashSet::new();
-    for source in sources {
-        let names: HashSet<String> = source
-            .tools
-            .iter()
-            .map(|tool| accepted(&tool.name))
-            .collect();
-        for name in names {
-            if !seen.insert(name.clone()) {
-                clashing.insert(name);
-            }
-        }
-    }
+    let clashing_own = clashing(own, &mut seen);
+    let clashing_requested = clashing(others, &mut seen);
 
     let mut taken = HashSet::new();
     let mut tools = Vec::new();
     for (index, source) in sources.iter().enumerate() {
         for tool in &source.tools {
             let mut name = accepted(&tool.name);
+            let clashing = if index < requested {
+                &clashing_own
+            } else {
+                &clashing_requested
+            };
             if clashing.contains(&name) {
                 name = accepted(&format!("{}__{}", source.label, tool.name));
             }
@@ -49,6 +46,24 @@ pub(super) fn named(sources: &[Arc<SourceTools>]) -> Vec<Tool> {
         }
     }
     tools
+}
+
+/// Names of these servers' tools that were seen before, or that several have.
+fn clashing(sources: &[Arc<SourceTools>], seen: &mut HashSet<String>) -> HashSet<String> {
+    let mut clashing = HashSet::new();
+    for source in sources {
+        let names: HashSet<String> = source
+            .tools
+            .iter()
+            .map(|tool| accepted(&tool.name))
+            .collect();
+        for name in names {
+            if !seen.insert(name.clone()) {
+                clashing.insert(name);
+            }
+        }
+    }
+    clashing
 }
 
 /// What the OpenAI API accepts as the name of a function: 1 to 64 of `a-zA-Z0-9_-`.
@@ -106,7 +121,10 @@ mod tests {
     }
 
     fn names_of(sources: &[Arc<SourceTools>]) -> Vec<String> {
-        named(sources).into_iter().map(|tool| tool.name).collect()
+        named(sources, sources.len())
+            .into_iter()
+            .map(|tool| tool.name)
+            .collect()
     }
 
     #[test]
@@ -118,6 +136,20 @@ mod tests {
         assert_eq!(
             names_of(&sources),
             ["files__read", "list", "web__read", "search"]
+        );
+    }
+
+    #[test]
+    fn a_server_that_the_request_names_changes_no_name_of_the_agent_s() {
+        let sources = [
+            source("files", &["read"]),
+            source("b", &["read", "list"]),
+            source("c", &["list"]),
+        ];
+        let names = named(&sources, 1).into_iter().map(|tool| tool.name);
+        assert_eq!(
+            names.collect::<Vec<_>>(),
+            ["read", "b__read", "b__list", "c__list"]
         );
     }
 
@@ -141,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_tool_keeps_the_name_that_its_server_knows() {
-        let tools = named(&[source("s", &["odd name!"])]);
+        let tools = named(&[source("s", &["odd name!"])], 1);
         let known: Vec<_> = tools
             .iter()
             .map(|tool| (tool.source, &*tool.name_there))

@@ -785,10 +785,7 @@ async fn the_servers_of_a_request_stand_beside_those_of_the_agent() -> Result<()
         call(&toolbox, "mine__add", numbers.clone()).await,
         ToolResult::text("3")
     );
-    assert_eq!(
-        call(&toolbox, "files__add", numbers).await,
-        ToolResult::text("3")
-    );
+    assert_eq!(call(&toolbox, "add", numbers).await, ToolResult::text("3"));
     assert_eq!(
         call(&toolbox, "find", json!({})).await,
         ToolResult::error("It is gone.")

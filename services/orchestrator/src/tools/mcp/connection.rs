@@ -158,13 +158,16 @@ impl Connection {
     }
 
     /// The server's tools; it is asked once, and again after it said that they changed, or may have been replaced.
-    pub(super) async fn tools(&self) -> Result<Arc<Vec<Tool>>, ListError> {
+    pub(super) async fn tools(
+        &self,
+        max_bytes: Option<usize>,
+    ) -> Result<Arc<Vec<Tool>>, ListError> {
         let changes = self.service.service().changes.load(Ordering::SeqCst);
         if let Some(tools) = self.listed_after(changes) {
             return Ok(tools);
         }
         let at = Instant::now();
-        let tools = Arc::new(self.list().await?);
+        let tools = Arc::new(self.list(max_bytes).await?);
         let mut listed = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
         if listed.as_ref().is_none_or(|before| before.at <= at) {
             *listed = Some(Listed {
@@ -183,7 +186,8 @@ impl Connection {
         (listed.changes == changes && is_fresh).then(|| Arc::clone(&listed.tools))
     }
 
-    async fn list(&self) -> Result<Vec<Tool>, ListError> {
+    async fn list(&self, max_bytes: Option<usize>) -> Result<Vec<Tool>, ListError> {
+        let mut bytes = 0_usize;
         let mut tools = Vec::new();
         let mut cursor = None;
         // A server may turn pages for ever without a tool on them.
@@ -195,6 +199,17 @@ impl Connection {
                 error => trouble().map_or(ListError::Request(error), ListError::Http),
             })?;
             let page = list::page(answer).ok_or(ListError::NoList)?;
+            if let Some(max) = max_bytes {
+                let size = |tool: &Tool| serde_json::to_vec(tool).map_or(max, |json| json.len());
+                bytes = page
+                    .tools
+                    .iter()
+                    .map(size)
+                    .fold(bytes, usize::saturating_add);
+                if bytes > max {
+                    break;
+                }
+            }
             tools.extend(page.tools);
             cursor = page.next_cursor;
             if tools.len() > MAX_TOOLS {

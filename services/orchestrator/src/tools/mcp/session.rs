@@ -25,8 +25,8 @@ pub(super) fn asked(message: &ClientJsonRpcMessage, in_session: bool) -> Option<
 /// The answer, where one that nobody can match to the request would be waited for in vain.
 ///
 /// A server that was started anew does not know the session. It should say 404, for which rmcp begins another; the
-/// reference servers say 400 with an error of no or another id, and others 400 with plain text. What was refused like this
-/// has not been done, so that it may be asked again.
+/// reference servers say 400 with an error of no or another id, and others 400 with plain text. What was refused for its
+/// session has not been done, so that it may be asked again; of any other error nobody knows that.
 pub(super) fn understood(
     asked: Option<Asked>,
     answer: Result<StreamableHttpPostResponse, Error>,
@@ -38,19 +38,27 @@ pub(super) fn understood(
         Ok(StreamableHttpPostResponse::Json(ServerJsonRpcMessage::Error(error), _))
             if error.id.as_ref() != Some(&asked.id) =>
         {
-            if asked.in_session {
+            if asked.in_session && speaks_of_session(&error.error.message) {
                 return Err(Error::SessionExpired);
             }
             Err(Error::UnexpectedServerResponse(error.error.message))
         }
         // The status is nowhere else.
         Err(Error::UnexpectedServerResponse(message))
-            if asked.in_session && message.starts_with("HTTP 400 ") =>
+            if asked.in_session
+                && message.starts_with("HTTP 400 ")
+                && speaks_of_session(&message) =>
         {
             Err(Error::SessionExpired)
         }
         answer => answer,
     }
+}
+
+/// Whether a refusal is about a session that is not there; one that ended in the middle of a call is another thing.
+fn speaks_of_session(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    message.contains("session") && !message.contains("terminated")
 }
 
 #[cfg(test)]
@@ -87,6 +95,14 @@ mod tests {
             }
             Ok(message)
         };
+        let other = |message: &str| {
+            let error = json!({"code": -32603, "message": message});
+            Ok(json!({"jsonrpc": "2.0", "error": error}))
+        };
+        let terminated =
+            "unexpected server response: Session terminated before the request completed";
+        let broke = "unexpected server response: Error handling POST request";
+        let bad_request = "unexpected server response: HTTP 400 Bad Request: no";
         let forgotten = Error::SessionExpired.to_string();
         let refused = "unexpected server response: No valid session ID provided";
         let bad = "unexpected server response: HTTP 400 Bad Request: no session";
@@ -95,6 +111,13 @@ mod tests {
             (true, error(json!("server-error")), &*forgotten),
             (true, error(Value::Null), &*forgotten),
             (false, error(Value::Null), refused),
+            (
+                true,
+                other("Session terminated before the request completed"),
+                terminated,
+            ),
+            (true, other("Error handling POST request"), broke),
+            (true, Err("HTTP 400 Bad Request: no"), bad_request),
             (true, Err("HTTP 400 Bad Request: no session"), &*forgotten),
             (false, Err("HTTP 400 Bad Request: no session"), bad),
             (
