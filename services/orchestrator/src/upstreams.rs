@@ -182,6 +182,7 @@ impl Upstream {
             }
         };
         let body = client.post(body, form).await?;
+        self.began();
         Ok(ModelStream::read(body, reader))
     }
 
@@ -195,6 +196,7 @@ impl Upstream {
         let after = link.cursor.to_string();
         let query = [("stream", "true"), ("starting_after", &after)];
         let body = client.get(&[&link.response_id], &query).await?;
+        self.began();
         let reader = Reader::responses(Some(Tracking::after(link.cursor)));
         Ok(ModelStream::read(body, reader))
     }

@@ -16,8 +16,10 @@ use talaria_proto::v1::ResponseError;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::*;
+use crate::breaker::Refusal;
 
 const KEY: &str = "sk-secret-key";
 
@@ -276,6 +278,25 @@ async fn every_wait_has_its_deadline() {
         let (_, end) = said(&Upstream::new(config).unwrap()).await;
         assert_eq!(end, Err(CallErrorKind::Timeout(wait)));
     }
+}
+
+#[tokio::test]
+async fn an_upstream_that_answers_and_says_nothing_yet_keeps_nobody_away() {
+    let server = serve(|_| Body::from_stream(silent(vec![])).into_response()).await;
+    let upstream = upstream(Kind::ChatCompletions, &server);
+    let before = Instant::now().checked_sub(Duration::from_secs(16)).unwrap();
+    for _ in 0..5 {
+        upstream.health.send_modify(|breaker| {
+            let call = breaker.admit(before, Duration::ZERO).unwrap();
+            breaker.failed(&call, before);
+        });
+    }
+    let _probe = upstream.turn().unwrap();
+    assert!(matches!(upstream.turn(), Err(Refusal::Probing(_))));
+
+    let _stream = upstream.call(&model_call(), Form::Stream).await.unwrap();
+
+    assert!(upstream.turn().is_ok());
 }
 
 #[tokio::test]
