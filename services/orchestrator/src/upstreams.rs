@@ -300,14 +300,14 @@ impl HttpStream {
         Ok(())
     }
 
-    /// Takes what clients must not read out of an error's message.
+    /// Takes what clients must not read out of an error.
     fn redact(&self, events: &mut [ModelEvent]) {
         if let Some(ModelEvent::Finished {
             outcome: Outcome::Failed(error),
             ..
         }) = events.last_mut()
         {
-            error.message = self.body.redacted(&error.message);
+            self.body.redact(error);
         }
     }
 }

@@ -409,6 +409,29 @@ async fn an_error_in_the_stream_does_not_name_the_key() {
     );
 }
 
+#[tokio::test]
+async fn no_part_of_an_error_names_the_key_nor_a_piece_of_it() {
+    // The key stands where the message is cut.
+    let before = "x".repeat(1_000 - KEY.len() / 2);
+    let error = format!(r#"{{"message":"{before}{KEY}","type":"of {KEY}","param":"p {KEY}"}}"#);
+    let (refused, told) = (error.clone(), format!(r#"data: {{"error":{error}}}"#));
+    let refusing = serve(move |_| (StatusCode::BAD_REQUEST, refused.clone()).into_response()).await;
+    let telling = serve(move |_| told.clone().into_response()).await;
+    let refusal = upstream(Kind::Responses, &refusing)
+        .call(&model_call(), Form::Stream)
+        .await
+        .unwrap_err();
+    let (mut said, _) = said(&upstream(Kind::ChatCompletions, &telling)).await;
+
+    let expected = ResponseError {
+        r#type: "of …".to_owned(),
+        param: Some("p …".to_owned()),
+        ..server_error(format!("{before}…"))
+    };
+    assert_eq!(said.pop(), Some(end(Outcome::Failed(expected.clone()))));
+    assert_eq!(*refusal.error, expected);
+}
+
 /// Tells when the body of an answer is dropped.
 struct DropTold(Option<oneshot::Sender<()>>);
 
