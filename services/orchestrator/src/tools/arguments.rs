@@ -209,10 +209,10 @@ impl Looks {
     /// Whether the errors that there can be fit into memory, however many they are.
     fn may_be_told(&self, size: Unfolded) -> bool {
         let errors = size.values.saturating_mul(self.values);
-        let names = errors.saturating_mul(self.longest_place);
+        let places = errors.saturating_mul(self.longest_place);
         // Errors name what is not allowed.
-        let named = size.values.saturating_mul(self.text_bytes);
-        errors <= MAX_TOLD_WORK && names.saturating_add(named) <= MAX_TOLD_BYTES
+        let unexpected = size.values.saturating_mul(self.text_bytes);
+        errors <= MAX_TOLD_WORK && places.saturating_add(unexpected) <= MAX_TOLD_BYTES
     }
 }
 
