@@ -262,8 +262,8 @@ fn range_of(tools: &[Tool], source: usize) -> Range<usize> {
 
 impl Tool {
     /// What is wrong with the arguments of a call, for the model to read.
-    pub fn check(&self, arguments: &Object) -> Result<(), String> {
-        self.arguments.check(&self.name, arguments)
+    pub async fn check(&self, arguments: &Object) -> Result<(), String> {
+        self.arguments.check(&self.name, arguments).await
     }
 
     /// Its server's own name for it.

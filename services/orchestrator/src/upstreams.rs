@@ -182,6 +182,7 @@ impl Upstream {
             }
         };
         let body = client.post(body, form).await?;
+        self.began();
         Ok(ModelStream::read(body, reader))
     }
 
@@ -195,6 +196,7 @@ impl Upstream {
         let after = link.cursor.to_string();
         let query = [("stream", "true"), ("starting_after", &after)];
         let body = client.get(&[&link.response_id], &query).await?;
+        self.began();
         let reader = Reader::responses(Some(Tracking::after(link.cursor)));
         Ok(ModelStream::read(body, reader))
     }
@@ -298,14 +300,14 @@ impl HttpStream {
         Ok(())
     }
 
-    /// Takes what clients must not read out of an error's message.
+    /// Takes what clients must not read out of an error.
     fn redact(&self, events: &mut [ModelEvent]) {
         if let Some(ModelEvent::Finished {
             outcome: Outcome::Failed(error),
             ..
         }) = events.last_mut()
         {
-            error.message = self.body.redacted(&error.message);
+            self.body.redact(error);
         }
     }
 }

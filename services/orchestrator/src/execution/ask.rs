@@ -83,7 +83,7 @@ impl Execution {
         let attempt = match called {
             None => return Ok(Attempt::Cancelled),
             Some(Err(error)) => Attempt::Failed(error),
-            Some(Ok(stream)) => self.read_model(&turn, stream, writer).await?,
+            Some(Ok(stream)) => self.read_model(stream, writer).await?,
         };
         // One that says a little more each time is not down.
         let has_progressed = self
@@ -142,12 +142,10 @@ impl Execution {
 
     async fn read_model(
         &mut self,
-        turn: &Turn<'_>,
         mut stream: ModelStream,
         writer: &mut Writer,
     ) -> Result<Attempt, Left> {
         let mut said: Vec<ModelEvent> = Vec::new();
-        let mut has_begun = false;
         loop {
             tokio::select! {
                 biased;
@@ -155,10 +153,6 @@ impl Execution {
                 () = self.release.cancelled() => return Err(Left::Released),
                 progress = writer.progress() => progress?,
                 more = stream.next(&mut said), if writer.has_room() => {
-                    if !has_begun && !said.is_empty() {
-                        has_begun = true;
-                        turn.began();
-                    }
                     let mut end = said.drain(..).find_map(|event| self.take_in(event));
                     if end.is_none() {
                         end = match more {

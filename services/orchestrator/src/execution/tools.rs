@@ -102,16 +102,32 @@ impl Execution {
     }
 
     /// Answers the calls whose arguments do not fit; the rest may run. One that began before did fit then.
-    fn refuse_unfit(&mut self, calls: Vec<ToolCall>, tools: &ToolList) -> VecDeque<ToolCall> {
+    ///
+    /// `None` if the run is cancelled meanwhile.
+    async fn refuse_unfit(
+        &mut self,
+        calls: Vec<ToolCall>,
+        tools: &ToolList,
+        writer: &mut Writer,
+    ) -> Result<Option<VecDeque<ToolCall>>, Left> {
         let mut fit = VecDeque::with_capacity(calls.len());
         for call in calls {
-            let tool = tools.get(&call.name).filter(|_| !call.repetition);
-            match tool.map_or(Ok(()), |tool| tool.check(&call.arguments)) {
+            let mut checked = Ok(());
+            if let Some(tool) = tools.get(&call.name).filter(|_| !call.repetition) {
+                let check = tool.check(&call.arguments);
+                match self.meanwhile(writer, check).await? {
+                    Some(result) => checked = result,
+                    None => return Ok(None),
+                }
+                // Many calls that are checked at once each keep others waiting no longer than one does.
+                tokio::task::yield_now().await;
+            }
+            match checked {
                 Ok(()) => fit.push_back(call),
                 Err(why) => self.run.tool_refused(&call, why),
             }
         }
-        fit
+        Ok(Some(fit))
     }
 
     /// Runs calls, as many at a time as the agent may; returns when all results are durable.
@@ -123,7 +139,12 @@ impl Execution {
         tools: &ToolList,
         writer: &mut Writer,
     ) -> Result<StepEnd, Left> {
-        let mut waiting = self.refuse_unfit(calls, tools);
+        let mut waiting = match self.refuse_unfit(calls, tools, writer).await {
+            Ok(Some(fit)) => fit,
+            Ok(None) => return Ok(StepEnd::Cancelled),
+            Err(Left::Released) => return Err(write_last_results(writer).await),
+            Err(left) => return Err(left),
+        };
         let mut running: JoinSet<Ended> = JoinSet::new();
         let given_up = CancellationToken::new();
         let _guard = given_up.clone().drop_guard();

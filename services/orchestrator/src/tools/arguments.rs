@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::AddAssign;
 use std::sync::{Arc, OnceLock};
 
 use jsonschema::{PatternOptions, Validator};
@@ -22,6 +23,19 @@ const MAX_PATTERNS: usize = 64;
 /// The most memory that a compiled pattern takes, in bytes.
 const MAX_PATTERN_BYTES: usize = 256 << 10;
 
+/// The most work that a check may be, in schemas that look at a value: some 10 ns each.
+const MAX_WORK: usize = 4_000_000;
+/// What is more than this is done where it keeps nobody else waiting.
+const MAX_WORK_INLINE: usize = 100_000;
+/// So many bytes of text take as long to look at as another value.
+const TEXT_UNIT: usize = 64;
+/// The work of matching a byte with a pattern.
+const PATTERN_WORK: usize = 10;
+/// The most work, and the most bytes of names in errors' places, of a check that says what is wrong: each schema that
+/// looks at a value can have an error, and all are kept until the last is found.
+const MAX_TOLD_WORK: usize = 50_000;
+const MAX_TOLD_BYTES: usize = 16 << 20;
+
 /// Keywords whose meaning depends on what all others beside them make of a value.
 const UNEVALUATED: [&str; 2] = ["unevaluatedProperties", "unevaluatedItems"];
 
@@ -33,7 +47,14 @@ const MAX_ERROR_LENGTH: usize = 300;
 #[derive(Clone)]
 pub struct ArgumentCheck {
     schema: Arc<Object>,
-    ready: Arc<OnceLock<Option<Validator>>>,
+    ready: Arc<OnceLock<Option<Compiled>>>,
+}
+
+/// A schema that is enforced.
+#[derive(Debug)]
+struct Compiled {
+    validator: Validator,
+    size: Unfolded,
 }
 
 /// Why a schema is not enforced.
@@ -56,7 +77,34 @@ impl ArgumentCheck {
     }
 
     /// What is wrong with the arguments, for the model to read. `tool` is for the log.
-    pub fn check(&self, tool: &str, arguments: &Object) -> Result<(), String> {
+    ///
+    /// Arguments that would take too long to check may be anything.
+    pub async fn check(&self, tool: &str, arguments: &Object) -> Result<(), String> {
+        let Some(compiled) = self.compiled(tool) else {
+            return Ok(());
+        };
+        let looks = Looks::at(arguments);
+        let work = looks.work(compiled.size);
+        if work > MAX_WORK {
+            tracing::debug!(tool, work, "arguments are too large to be checked");
+            return Ok(());
+        }
+        let arguments = Value::Object(arguments.clone());
+        if work <= MAX_WORK_INLINE {
+            return compiled.check(&arguments, &looks);
+        }
+        let (check, name) = (self.clone(), tool.to_owned());
+        let checked = tokio::task::spawn_blocking(move || match check.compiled(&name) {
+            Some(compiled) => compiled.check(&arguments, &looks),
+            None => Ok(()),
+        });
+        checked.await.unwrap_or_else(|error| {
+            tracing::error!(tool, %error, "checking arguments failed");
+            Ok(())
+        })
+    }
+
+    fn compiled(&self, tool: &str) -> Option<&Compiled> {
         let ready = self.ready.get_or_init(|| {
             compiled(&self.schema)
                 .inspect_err(
@@ -64,11 +112,29 @@ impl ArgumentCheck {
                 )
                 .ok()
         });
-        let Some(validator) = ready else {
+        ready.as_ref()
+    }
+}
+
+impl Compiled {
+    fn check(&self, arguments: &Value, looks: &Looks) -> Result<(), String> {
+        // Unlike the search for errors, this keeps nothing.
+        if self.validator.is_valid(arguments) {
             return Ok(());
+        }
+        let told = if looks.may_be_told(self.size) {
+            self.errors(arguments)
+        } else {
+            "what is wrong would take too long to say".to_owned()
         };
-        let arguments = Value::Object(arguments.clone());
-        let mut errors = validator.iter_errors(&arguments);
+        Err(format!(
+            "The arguments do not fit the tool's schema: {told}. The tool was not called."
+        ))
+    }
+
+    /// The first errors. All are found, however few are told.
+    fn errors(&self, arguments: &Value) -> String {
+        let mut errors = self.validator.iter_errors(arguments);
         let told: Vec<String> = errors
             .by_ref()
             .take(MAX_ERRORS)
@@ -80,18 +146,73 @@ impl ArgumentCheck {
                 }
             })
             .collect();
-        if told.is_empty() {
-            return Ok(());
-        }
         let more = if errors.next().is_some() {
             "; and more"
         } else {
             ""
         };
-        Err(format!(
-            "The arguments do not fit the tool's schema: {}{more}. The tool was not called.",
-            told.join("; ")
-        ))
+        format!("{}{more}", told.join("; "))
+    }
+}
+
+/// How much there is to look at in the arguments of a call.
+#[derive(Clone, Copy, Debug, Default)]
+struct Looks {
+    values: usize,
+    text_bytes: usize,
+    /// The most bytes of names on the way to a value.
+    longest_place: usize,
+}
+
+impl Looks {
+    fn at(arguments: &Object) -> Self {
+        let mut looks = Self::default();
+        looks.add_members(arguments, 0);
+        looks
+    }
+
+    fn add(&mut self, value: &Value, place: usize) {
+        match value {
+            Value::Array(values) => {
+                self.values += 1;
+                for value in values {
+                    self.add(value, place);
+                }
+            }
+            Value::Object(members) => self.add_members(members, place),
+            Value::String(text) => {
+                self.values += 1;
+                self.text_bytes += text.len();
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => self.values += 1,
+        }
+    }
+
+    fn add_members(&mut self, members: &Object, place: usize) {
+        self.values += 1;
+        for (name, value) in members {
+            let place = place + name.len();
+            self.longest_place = self.longest_place.max(place);
+            self.text_bytes += name.len();
+            self.add(value, place);
+        }
+    }
+
+    /// What a check by a schema of this size takes at most: each part of it looks at each value.
+    fn work(&self, size: Unfolded) -> usize {
+        let values = self.values.saturating_add(self.text_bytes / TEXT_UNIT);
+        let matching = size.patterns.saturating_mul(self.text_bytes);
+        let looking = size.values.saturating_mul(values);
+        looking.saturating_add(matching.saturating_mul(PATTERN_WORK))
+    }
+
+    /// Whether the errors that there can be fit into memory, however many they are.
+    fn may_be_told(&self, size: Unfolded) -> bool {
+        let errors = size.values.saturating_mul(self.values);
+        let places = errors.saturating_mul(self.longest_place);
+        // Errors name what is not allowed.
+        let unexpected = size.values.saturating_mul(self.text_bytes);
+        errors <= MAX_TOLD_WORK && places.saturating_add(unexpected) <= MAX_TOLD_BYTES
     }
 }
 
@@ -107,22 +228,26 @@ impl PartialEq for ArgumentCheck {
     }
 }
 
-fn compiled(schema: &Object) -> Result<Validator, Unusable> {
+fn compiled(schema: &Object) -> Result<Compiled, Unusable> {
     let schema = Value::Object(schema.clone());
     let mut size = Size::of(&schema);
-    size.unfolded(&schema, 0)?;
+    let unfolded = size.unfolded(&schema, 0)?;
     if size.text_bytes > MAX_TEXT_BYTES || size.patterns > MAX_PATTERNS {
         return Err(Unusable::TooLarge);
     }
     let patterns = PatternOptions::regex()
         .size_limit(MAX_PATTERN_BYTES)
         .dfa_size_limit(MAX_PATTERN_BYTES);
-    jsonschema::options()
+    let validator = jsonschema::options()
         .offline()
         .with_pattern_options(patterns)
         .should_validate_formats(false)
         .build(&schema)
-        .map_err(|error| Unusable::Invalid(shortened(error.masked().to_string())))
+        .map_err(|error| Unusable::Invalid(shortened(error.masked().to_string())))?;
+    Ok(Compiled {
+        validator,
+        size: unfolded,
+    })
 }
 
 /// How large a schema is when each reference in it is replaced by what it stands for.
@@ -131,9 +256,23 @@ fn compiled(schema: &Object) -> Result<Validator, Unusable> {
 struct Size<'a> {
     root: &'a Value,
     /// By the reference, what it stands for; `None` while that is counted.
-    known: HashMap<&'a str, Option<usize>>,
+    known: HashMap<&'a str, Option<Unfolded>>,
     text_bytes: usize,
     patterns: usize,
+}
+
+/// How much there is of a schema, what it refers to counted once for each reference.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unfolded {
+    values: usize,
+    patterns: usize,
+}
+
+impl AddAssign for Unfolded {
+    fn add_assign(&mut self, more: Self) {
+        self.values += more.values;
+        self.patterns += more.patterns;
+    }
 }
 
 impl<'a> Size<'a> {
@@ -147,11 +286,14 @@ impl<'a> Size<'a> {
     }
 
     /// Counts all values, whether they are schemas or not: there are never fewer.
-    fn unfolded(&mut self, value: &'a Value, depth: usize) -> Result<usize, Unusable> {
+    fn unfolded(&mut self, value: &'a Value, depth: usize) -> Result<Unfolded, Unusable> {
         if depth > MAX_DEPTH {
             return Err(Unusable::TooDeep);
         }
-        let mut size = 1;
+        let mut size = Unfolded {
+            values: 1,
+            patterns: 0,
+        };
         match value {
             Value::Array(values) => {
                 for value in values {
@@ -161,7 +303,9 @@ impl<'a> Size<'a> {
             Value::Object(members) => {
                 for (name, value) in members {
                     self.text_bytes += name.len();
-                    self.patterns += patterns(name, value);
+                    let patterns = patterns(name, value);
+                    self.patterns += patterns;
+                    size.patterns += patterns;
                     size += match (name.as_str(), value) {
                         ("$ref", Value::String(reference)) => {
                             self.referred(reference, depth + 1)?
@@ -182,13 +326,13 @@ impl<'a> Size<'a> {
                 }
                 // Everything beside these is looked at once more.
                 if UNEVALUATED.iter().any(|name| members.contains_key(*name)) {
-                    size *= 2;
+                    size += size;
                 }
             }
             Value::String(text) => self.text_bytes += text.len(),
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
-        if size > MAX_UNFOLDED {
+        if size.values > MAX_UNFOLDED {
             return Err(Unusable::TooLarge);
         }
         Ok(size)
@@ -200,7 +344,7 @@ impl<'a> Size<'a> {
         dialect.is_some_and(|dialect| dialect.contains("draft-04"))
     }
 
-    fn referred(&mut self, reference: &'a str, depth: usize) -> Result<usize, Unusable> {
+    fn referred(&mut self, reference: &'a str, depth: usize) -> Result<Unfolded, Unusable> {
         match self.known.get(reference) {
             Some(Some(size)) => return Ok(*size),
             Some(None) => return Err(Unusable::TooDeep),
@@ -236,6 +380,7 @@ fn shortened(text: String) -> String {
 mod tests {
     use std::fmt::Write as _;
 
+    use futures::FutureExt as _;
     use serde_json::json;
 
     use super::*;
@@ -244,8 +389,10 @@ mod tests {
         Arc::new(serde_json::from_value(value).unwrap())
     }
 
-    fn check(schema: Value, arguments: Value) -> Result<(), String> {
-        ArgumentCheck::new(object(schema)).check("t", &object(arguments))
+    #[tokio::main(flavor = "current_thread")]
+    async fn check(schema: Value, arguments: Value) -> Result<(), String> {
+        let check = ArgumentCheck::new(object(schema));
+        check.check("t", &object(arguments)).await
     }
 
     fn why_unusable(schema: Value) -> Option<Unusable> {
@@ -363,5 +510,59 @@ mod tests {
     fn a_pattern_is_matched_in_linear_time() {
         let schema = json!({"properties": {"a": {"type": "string", "pattern": "^(a|a)*(a*)*b$"}}});
         assert!(check(schema, json!({"a": "a".repeat(20_000)})).is_err());
+    }
+
+    #[test]
+    fn errors_without_number_are_not_collected() {
+        let branches = vec![json!({"type": "string"}); 30];
+        let schema = json!({"properties": {"a": {"items": {"anyOf": branches}}}});
+        let few = json!({"a": vec![0; 10]});
+        let told = check(schema.clone(), few).unwrap_err();
+        assert!(told.contains("at /a/0: "), "{told}");
+
+        let many = json!({"a": vec![0; 10_000]});
+        let long = json!({"a": vec![json!({"n".repeat(10_000): 0}); 20]});
+        for arguments in [many, long] {
+            assert_eq!(
+                check(schema.clone(), arguments),
+                Err("The arguments do not fit the tool's schema: what is wrong would take too long to say. \
+                     The tool was not called."
+                    .to_owned())
+            );
+        }
+        let fitting = json!({"a": vec![""; 10_000]});
+        assert_eq!(check(schema, fitting), Ok(()));
+    }
+
+    #[test]
+    fn what_would_take_too_long_to_check_is_not_checked() {
+        let branches = vec![json!({"type": "string"}); 4_500];
+        let schema = json!({"properties": {"a": {"items": {"anyOf": branches}}}});
+        assert_eq!(why_unusable(schema.clone()), None);
+        assert_eq!(check(schema, json!({"a": vec![0; 10_000]})), Ok(()));
+
+        let entry = json!({"$ref": "#/$defs/e"});
+        let schema = json!({"$defs": {"e": {"pattern": "^(a|b)*a(a|b){200}c$"}}, "additionalProperties": {
+            "allOf": vec![entry; 50]}});
+        let arguments = |length: usize| json!({"a": "ab".repeat(length / 2)});
+        assert!(check(schema.clone(), arguments(100)).is_err());
+        assert_eq!(check(schema, arguments(20_000)), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_long_check_keeps_nobody_waiting() {
+        let schema = json!({"properties": {"a": {"items": {"allOf": vec![json!({"type": "integer"}); 100]}}}});
+        let check = ArgumentCheck::new(object(schema));
+        let arguments = object(json!({"a": vec![0; 10_000]}));
+        let mut checked = Box::pin(check.check("t", &arguments));
+
+        assert_eq!(
+            checked.as_mut().now_or_never(),
+            None,
+            "it is done elsewhere"
+        );
+        assert_eq!(checked.await, Ok(()));
+        let short = object(json!({"a": [0, 1]}));
+        assert_eq!(check.check("t", &short).now_or_never(), Some(Ok(())));
     }
 }

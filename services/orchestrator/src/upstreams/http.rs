@@ -8,11 +8,12 @@ use futures::FutureExt;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{RequestBuilder, Response, Url};
 use secrecy::ExposeSecret;
+use talaria_proto::v1::ResponseError;
 use talaria_runtime::clock;
 use tokio::time::{Instant, timeout_at};
 
 use super::retry_after::retry_after;
-use super::{CallError, Error, Form, UpstreamConfig, Wait};
+use super::{CallError, Error, Form, UpstreamConfig, Wait, lenient};
 
 /// How much of a refusal's body is read.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
@@ -184,9 +185,12 @@ impl Body {
         while let Ok(Ok(Some(_))) = timeout_at(deadline, self.next(None)).await {}
     }
 
-    /// `message` without the upstream's key and addresses.
-    pub fn redacted(&self, message: &str) -> String {
-        self.unspeakable.redacted(message)
+    /// Takes the upstream's key and addresses out of what its error says, and then cuts that to what can be shown.
+    pub fn redact(&self, error: &mut ResponseError) {
+        let texts = [&mut error.message, &mut error.r#type];
+        for text in texts.into_iter().chain(&mut error.param) {
+            *text = lenient::shortened(self.unspeakable.redacted(text));
+        }
     }
 
     fn deadline(&self, at_most: Option<Duration>) -> (Instant, Wait) {
@@ -219,7 +223,7 @@ impl Body {
             }
         }
         let mut error = CallError::status(status, retry_after, &String::from_utf8_lossy(&body));
-        error.error.message = self.redacted(&error.error.message);
+        self.redact(&mut error.error);
         error
     }
 }

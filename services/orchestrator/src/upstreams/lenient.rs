@@ -220,7 +220,8 @@ fn tokens(value: &Value) -> Option<u64> {
 
 /// The error in an `error` member: an object with a message, or only a text.
 ///
-/// A code that OpenAI's clients do not know becomes `server_error`.
+/// A code that OpenAI's clients do not know becomes `server_error`. Texts are as the upstream wrote them, however long:
+/// what clients must not read is taken out of them before they are [`shortened`].
 pub fn response_error(error: &Value) -> ResponseError {
     response_error_or(error, "The upstream reported an error.")
 }
@@ -257,16 +258,17 @@ fn response_error_or(error: &Value, fallback: &str) -> ResponseError {
             .unwrap_or("server_error")
             .to_owned(),
         param: member("param").map(str::to_owned),
-        ..server_error(shortened(message.unwrap_or(fallback)))
+        ..server_error(message.unwrap_or(fallback))
     }
 }
 
 /// `message` cut to a length that can be shown.
-fn shortened(message: &str) -> String {
-    match message.char_indices().nth(MAX_MESSAGE_CHARS) {
-        Some((end, _)) => format!("{}…", &message[..end]),
-        None => message.to_owned(),
+pub fn shortened(mut message: String) -> String {
+    if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE_CHARS) {
+        message.truncate(end);
+        message.push('…');
     }
+    message
 }
 
 #[cfg(test)]
@@ -390,7 +392,7 @@ mod tests {
             );
         }
         assert_eq!(
-            shortened(&"é".repeat(2_000)).chars().count(),
+            shortened("é".repeat(2_000)).chars().count(),
             MAX_MESSAGE_CHARS + 1
         );
     }

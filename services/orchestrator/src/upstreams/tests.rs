@@ -16,8 +16,10 @@ use talaria_proto::v1::ResponseError;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::*;
+use crate::breaker::Refusal;
 
 const KEY: &str = "sk-secret-key";
 
@@ -279,6 +281,25 @@ async fn every_wait_has_its_deadline() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_answers_and_says_nothing_yet_keeps_nobody_away() {
+    let server = serve(|_| Body::from_stream(silent(vec![])).into_response()).await;
+    let upstream = upstream(Kind::ChatCompletions, &server);
+    let before = Instant::now().checked_sub(Duration::from_secs(16)).unwrap();
+    for _ in 0..5 {
+        upstream.health.send_modify(|breaker| {
+            let call = breaker.admit(before, Duration::ZERO).unwrap();
+            breaker.failed(&call, before);
+        });
+    }
+    let _probe = upstream.turn().unwrap();
+    assert!(matches!(upstream.turn(), Err(Refusal::Probing(_))));
+
+    let _stream = upstream.call(&model_call(), Form::Stream).await.unwrap();
+
+    assert!(upstream.turn().is_ok());
+}
+
+#[tokio::test]
 async fn a_refusal_says_why_without_key_or_address() {
     let server = serve(|request| {
         let host = request.headers["host"].to_str().unwrap();
@@ -386,6 +407,29 @@ async fn an_error_in_the_stream_does_not_name_the_key() {
             Ok(())
         )
     );
+}
+
+#[tokio::test]
+async fn no_part_of_an_error_names_the_key_nor_a_piece_of_it() {
+    // The key stands where the message is cut.
+    let before = "x".repeat(1_000 - KEY.len() / 2);
+    let error = format!(r#"{{"message":"{before}{KEY}","type":"of {KEY}","param":"p {KEY}"}}"#);
+    let (refused, told) = (error.clone(), format!(r#"data: {{"error":{error}}}"#));
+    let refusing = serve(move |_| (StatusCode::BAD_REQUEST, refused.clone()).into_response()).await;
+    let telling = serve(move |_| told.clone().into_response()).await;
+    let refusal = upstream(Kind::Responses, &refusing)
+        .call(&model_call(), Form::Stream)
+        .await
+        .unwrap_err();
+    let (mut said, _) = said(&upstream(Kind::ChatCompletions, &telling)).await;
+
+    let expected = ResponseError {
+        r#type: "of …".to_owned(),
+        param: Some("p …".to_owned()),
+        ..server_error(format!("{before}…"))
+    };
+    assert_eq!(said.pop(), Some(end(Outcome::Failed(expected.clone()))));
+    assert_eq!(*refusal.error, expected);
 }
 
 /// Tells when the body of an answer is dropped.

@@ -28,6 +28,11 @@ impl Upstream {
         })
     }
 
+    /// An answer begins, though it may say nothing for a long time yet.
+    pub(super) fn began(&self) {
+        self.health.send_if_modified(Breaker::began);
+    }
+
     /// Waits until the call that tries is over, or `at_most` so long.
     pub async fn probe_is_over(&self, at_most: Duration) {
         let mut health = self.health.subscribe();
@@ -38,11 +43,6 @@ impl Upstream {
 }
 
 impl Turn<'_> {
-    /// The answer begins.
-    pub fn began(&self) {
-        self.upstream.health.send_if_modified(Breaker::began);
-    }
-
     /// The upstream answered.
     pub fn answered(mut self) {
         self.admitted = None;
@@ -112,12 +112,12 @@ mod tests {
     #[tokio::test]
     async fn whoever_waits_goes_as_soon_as_the_answer_of_the_call_that_tries_begins() {
         let upstream = was_down();
-        let probe = upstream.turn().unwrap();
+        let _probe = upstream.turn().unwrap();
         assert!(matches!(upstream.turn(), Err(Refusal::Probing(_))));
         let mut waits = Box::pin(upstream.probe_is_over(MINUTE));
         assert_eq!(waits.as_mut().now_or_never(), None);
 
-        probe.began();
+        upstream.began();
 
         waits.await;
         assert!(upstream.turn().is_ok());

@@ -122,11 +122,15 @@ impl Parser {
             return;
         };
         self.finished = true;
-        let has_calls = self.tool_calls.finish(events);
+        let has_failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
+        // What a call that failed holds back may be half of it: nothing is added, and nothing handed out.
+        let has_calls = has_failed(&outcome) || self.tool_calls.finish(events);
         if !has_calls && self.parts.is_empty() && outcome == Outcome::Completed {
             outcome = nameless();
         }
-        self.end_reasoning(LATE_REASONING, events);
+        if !has_failed(&outcome) {
+            self.end_reasoning(LATE_REASONING, events);
+        }
         events.push(ModelEvent::Finished {
             outcome,
             usage: self.usage.take(),

@@ -318,6 +318,33 @@ fn every_way_to_end_is_understood() {
 }
 
 #[test]
+fn what_a_failed_call_holds_back_is_neither_made_up_nor_handed_out() {
+    let begun = chunk(r#"{"tool_calls":[{"index":0,"id":"c","function":{"name":"f"}}]}"#);
+    let late =
+        chunk(r#"{"content":"a","reasoning_details":[{"type":"reasoning.encrypted","data":"x"}]}"#);
+    let finish = r#"{"choices":[{"delta":{},"finish_reason":"error"}]}"#;
+    let failures = [
+        (r#"{"error":"No."}"#, "No."),
+        (finish, "The upstream reported an error."),
+    ];
+    for (failure, message) in failures {
+        assert_eq!(
+            stream(&[&begun, &late, failure]),
+            [text("a"), end(Outcome::Failed(server_error(message)))],
+            "{failure}"
+        );
+    }
+    let nameless = chunk(
+        r#"{"tool_calls":[{"index":0,"id":"c"}],"reasoning_details":[{"type":"reasoning.encrypted","data":"x"}]}"#,
+    );
+    let message = "The model called a tool and named none.";
+    assert_eq!(
+        stream(&[&nameless, "[DONE]"]),
+        [end(Outcome::Failed(server_error(message)))]
+    );
+}
+
+#[test]
 fn citations_are_written_as_the_responses_api_writes_them() {
     let cited = r#"{"content":"a","annotations":[{"type":"url_citation","url_citation":{"url":"u","title":"t","start_index":0,"end_index":1}}]}"#;
     let flat =
