@@ -1,13 +1,14 @@
 //! Upstreams that keep what they make: whatever breaks in between, clients see a pause, and each text once.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::{Value, json};
 use talaria_testkit::check;
 use talaria_testkit::sse::Frame;
 use talaria_testkit::stack::{Options, Stack};
-use talaria_testkit::upstream::{Request, ResponsesStream, Script};
+use talaria_testkit::upstream::{Ending, Request, ResponsesStream, Script};
 
 const TALARIA: &str = env!("CARGO_BIN_EXE_talaria");
 
@@ -336,5 +337,46 @@ async fn what_a_client_does_not_want_stored_is_not_kept_at_the_upstream() -> any
     let body = stack.upstream.request(0).await?.body;
     assert_eq!(body["store"], false);
     assert_eq!(body["background"], Value::Null);
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_lost_its_run_does_not_cancel_what_another_listens_to() -> anyhow::Result<()> {
+    let stack = stack("").await?;
+    stack.upstream.choose(|request| {
+        is_post(request).then(|| {
+            ResponsesStream::new()
+                .open_text()
+                .deltas(&["So far"])
+                .gate("never")
+                .stop()
+        })
+    });
+    let mut reader = stack.stream(&json!({"input": "hi"})).await?;
+    let seen = reader.until(|frame| says(frame, "So far")).await?;
+    let id = seen[0].json()["response"]["id"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let database = stack.database().context("the stack has a database")?;
+    let session = database.connect().await?;
+    let digits = id.trim_start_matches("resp_");
+    let other = "0198f000-0000-7000-8000-000000000001";
+    session
+        .batch_execute(&format!(
+            "INSERT INTO orchestrator VALUES ('{other}', '', now() + interval '1 hour');
+             UPDATE response SET epoch = epoch + 1, owner = '{other}' WHERE id = '{digits}'"
+        ))
+        .await?;
+
+    let url = stack.url(&format!("/v1/responses/{id}/cancel"));
+    // What it answers is the other's to say, who says nothing.
+    let cancelled = stack.http.post(url).send();
+    let _ = tokio::time::timeout(Duration::from_secs(2), cancelled).await;
+
+    let heard = stack.upstream.request(0).await?.closed().await?;
+    assert_eq!(heard, Ending::ClientGone, "it noticed");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(stack.upstream.requests().len(), 1, "it cancelled");
     Ok(())
 }

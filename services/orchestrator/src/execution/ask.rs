@@ -68,7 +68,7 @@ impl Execution {
             return Ok(Attempt::Failed(error));
         }
         tracing::warn!(kind = ?error.kind, upstream = upstream.name(), "a response of an upstream's is lost");
-        self.let_go(false);
+        self.let_go(false, writer);
         Ok(Attempt::Failed(CallError::lost()))
     }
 
@@ -98,9 +98,9 @@ impl Execution {
         Ok(attempt)
     }
 
-    /// Gives up the response that an upstream keeps for this run. Unless it is over by itself, it is cancelled there;
-    /// the run need not wait for it.
-    pub(super) fn let_go(&mut self, is_over: bool) {
+    /// Gives up the response that an upstream keeps for this run. Unless it is over by itself, it is cancelled there, as
+    /// soon as the log gives it up with the run's next event.
+    pub(super) fn let_go(&mut self, is_over: bool, writer: &mut Writer) {
         let Some((upstream, response_id)) = self.run.let_go() else {
             return;
         };
@@ -108,8 +108,8 @@ impl Execution {
             return;
         };
         let upstream = Arc::clone(&self.agent.upstreams[position]);
-        let cancel = async move { upstream.cancel(&response_id).await };
-        self.sink.tasks().spawn(cancel);
+        let said_by = self.run.snapshot().next_sequence_number();
+        writer.cancel_after(upstream, response_id, said_by);
     }
 
     /// Leave to ask the upstream; `None` if the run is cancelled meanwhile.

@@ -75,7 +75,8 @@ impl Execution {
                 if !self.run.step_has_shown() {
                     self.run.forget_unshown();
                 }
-                self.let_go(matches!(error.kind, CallErrorKind::Reported { .. }));
+                let is_over = matches!(error.kind, CallErrorKind::Reported { .. });
+                self.let_go(is_over, writer);
             }
             match decision {
                 Decision::Otherwise => {
