@@ -62,7 +62,12 @@ impl Run {
         true
     }
 
+    /// The model call makes this response of `upstream`'s. Named when some of it was said, it is none that can be gone
+    /// on with: the log does not say where it begins.
     pub(super) fn call_began(&mut self, upstream: String, response_id: String) {
+        if self.step_has_said() {
+            return;
+        }
         self.call = Some(Call {
             upstream,
             response_id,
