@@ -380,3 +380,29 @@ async fn whoever_lost_its_run_does_not_cancel_what_another_listens_to() -> anyho
     assert_eq!(stack.upstream.requests().len(), 1, "it cancelled");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_stream_that_ends_without_saying_so_has_ended_when_nothing_follows() -> anyhow::Result<()>
+{
+    for end in [ResponsesStream::stop as fn(_) -> Script, |script| {
+        ResponsesStream::stop(script).done_mark()
+    }] {
+        let stack = stack("").await?;
+        let script = end(ResponsesStream::new().text(&["Hel", "lo!"]));
+        stack.upstream.choose(move |request| {
+            let count = if is_post(request) { 4 } else { usize::MAX };
+            Some(events(&script, starting_after(request), count, Script::cut))
+        });
+
+        let response = stack.create_json(&json!({"input": "hi"})).await?;
+
+        assert_eq!(response["status"], "completed");
+        assert_eq!(response["output"].as_array().map(Vec::len), Some(1));
+        assert_eq!(response["output"][0]["content"][0]["text"], "Hello!");
+        assert_eq!(response["output"][0]["status"], "completed");
+        let requests = stack.upstream.requests();
+        let posts = requests.iter().filter(|request| is_post(request)).count();
+        assert_eq!((posts, requests.len()), (1, 3));
+    }
+    Ok(())
+}

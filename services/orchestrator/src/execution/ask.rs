@@ -148,6 +148,7 @@ impl Execution {
     ) -> Result<Attempt, Left> {
         let mut said: Vec<ModelEvent> = Vec::new();
         let mut has_begun = false;
+        let link_before = self.run.link();
         loop {
             tokio::select! {
                 biased;
@@ -163,7 +164,7 @@ impl Execution {
                     if end.is_none() {
                         end = match more {
                             Ok(true) => None,
-                            Ok(false) => Some(self.model_ended()),
+                            Ok(false) => Some(self.model_ended(link_before.as_ref())),
                             Err(error) => Some(Attempt::Failed(error)),
                         };
                     }
@@ -211,17 +212,20 @@ impl Execution {
     }
 
     /// A stream that ended without saying so: many never do.
-    fn model_ended(&mut self) -> Attempt {
+    ///
+    /// `link_before` is where the stream was gone on with, if it was.
+    fn model_ended(&mut self, link_before: Option<&Link>) -> Attempt {
         if !self.run.step_has_said() {
             return Attempt::Failed(CallError::empty());
         }
-        // The upstream has the rest.
-        if self.run.link().is_some() {
-            return Attempt::Failed(CallError::cut_short());
-        }
+        let link = self.run.link();
         // Nobody knows what would have followed, so the tool must not run.
         if self.run.is_within_call() {
             return Attempt::Failed(CallError::cut_off());
+        }
+        // The upstream may have more: it has not, if it ends so once more and says nothing.
+        if link.is_some() && link.as_ref() != link_before {
+            return Attempt::Failed(CallError::cut_short());
         }
         self.run.on_model_end();
         Attempt::Over
