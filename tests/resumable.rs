@@ -406,3 +406,42 @@ async fn a_stream_that_ends_without_saying_so_has_ended_when_nothing_follows() -
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_takeover_asks_again_what_its_upstream_forgot_whatever_is_set() -> anyhow::Result<()> {
+    let options = Options {
+        runs: "lease_seconds = 1\non_broken_stream = \"fail\"".to_owned(),
+        upstream: "resumable = true\nmax_retries = 0".to_owned(),
+        ..Options::default()
+    };
+    let mut stack = Stack::serve_with(TALARIA, options).await?;
+    let posts = AtomicUsize::new(0);
+    stack.upstream.choose(move |request| {
+        if !is_post(request) {
+            return Some(Script::error(404, "not_found", "No such response."));
+        }
+        let begun = ResponsesStream::new().open_text().deltas(&["So far"]);
+        let good = ResponsesStream::new().text(&["Hello!"]).completed();
+        let is_first = posts.fetch_add(1, Ordering::Relaxed) == 0;
+        Some(if is_first {
+            begun.gate("never").stop()
+        } else {
+            good
+        })
+    });
+    let mut reader = stack.stream(&json!({"input": "hi"})).await?;
+    let seen = reader.until(|frame| says(frame, "So far")).await?;
+    let id = seen[0].json()["response"]["id"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+
+    stack.processes[0].kill9().await?;
+    stack.restart_serve().await?;
+
+    let frames = stack.replay(&id, None).await?.collect().await?;
+    let checked = check::stream(&frames).map_err(anyhow::Error::msg)?;
+    assert_eq!(checked.status, "completed");
+    assert_eq!(checked.items.len(), 2, "{:?}", checked.items);
+    Ok(())
+}

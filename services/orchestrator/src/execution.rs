@@ -106,7 +106,7 @@ impl Execution {
 
     /// Takes steps until the run ends.
     async fn steps(&mut self, writer: &mut Writer) -> Result<End, Left> {
-        let mut attempts = Attempts::default();
+        let mut attempts = Attempts::of(self.run.link().is_some());
         loop {
             // Before each step, because a server may change its tools at any time.
             let Some(tools) = self.learn_tools(writer).await? else {

@@ -31,6 +31,8 @@ pub struct Attempts {
     resumed: u32,
     /// This upstream was asked for a whole answer.
     asked_whole: bool,
+    /// What is gone on with is another process's, and nothing of it was heard in this one.
+    is_taken_over: bool,
 }
 
 /// A failed attempt, and where it happened.
@@ -73,11 +75,21 @@ impl Default for Attempts {
             continued: 0,
             resumed: 0,
             asked_whole: false,
+            is_taken_over: false,
         }
     }
 }
 
 impl Attempts {
+    /// Those at the step that a run stands in, which begins with `is_taken_over`: with going on where another process
+    /// stopped.
+    pub fn of(is_taken_over: bool) -> Self {
+        Self {
+            is_taken_over,
+            ..Self::default()
+        }
+    }
+
     /// How many pauses there were: the next one is longer.
     pub fn pauses(&self) -> usize {
         (self.retries + self.continued + self.resumed) as usize
@@ -88,7 +100,7 @@ impl Attempts {
         let kind = &failure.error.kind;
         let at_least = kind.retry_after().unwrap_or_default().min(LONGEST_WAIT);
         if failure.has_progressed {
-            self.resumed = 0;
+            (self.resumed, self.is_taken_over) = (0, false);
         }
         let goes_on = kind.is_transient() && !matches!(kind, CallErrorKind::Reported { .. });
         // Once in any case: it repeats nothing.
@@ -97,6 +109,11 @@ impl Attempts {
             return Decision::Resume { at_least };
         }
         self.resumed = 0;
+        // That nobody can go on with it is no failure: it is closed and asked again, as after any crash.
+        let is_over = matches!(kind, CallErrorKind::Reported { .. });
+        if std::mem::take(&mut self.is_taken_over) && failure.shown && !is_over {
+            return Decision::GoOn { at_least };
+        }
         let was_whole = std::mem::replace(&mut self.form, Form::Stream) == Form::Whole;
         if failure.shown {
             let goes_on = failure.on_broken_stream == OnBrokenStream::Continue
@@ -370,6 +387,28 @@ mod tests {
         assert_eq!(decide(&slow(seconds(3600)), 1), again(60));
         assert_eq!(decide(&unhealthy, 1), again(9));
         assert_eq!(decide(&unhealthy, 2), OTHERWISE);
+    }
+
+    #[test]
+    fn what_another_process_began_and_nobody_can_go_on_with_is_asked_again_whatever_is_set() {
+        let failure = Failure {
+            error: &CallError::lost(),
+            shown: true,
+            is_linked: false,
+            has_progressed: false,
+            max_retries: 0,
+            upstreams: 1,
+            on_broken_stream: OnBrokenStream::Fail,
+        };
+        let mut attempts = Attempts::of(true);
+
+        assert_eq!(attempts.decide(failure), GO_ON);
+        assert_eq!(attempts.decide(failure), FAIL, "once");
+        let heard = Failure {
+            has_progressed: true,
+            ..failure
+        };
+        assert_eq!(Attempts::of(true).decide(heard), FAIL);
     }
 
     fn any_kind() -> impl Strategy<Value = CallErrorKind> {
