@@ -445,3 +445,63 @@ async fn a_takeover_asks_again_what_its_upstream_forgot_whatever_is_set() -> any
     assert_eq!(checked.items.len(), 2, "{:?}", checked.items);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_stream_is_gone_on_with_for_longer_than_other_calls_are_tried_again() -> anyhow::Result<()>
+{
+    let stack = stack("max_retries = 1").await?;
+    let script = talk();
+    let gets = AtomicUsize::new(0);
+    stack.upstream.choose(move |request| {
+        if !is_post(request) && gets.fetch_add(1, Ordering::Relaxed) < 3 {
+            return Some(Script::hang_up());
+        }
+        let count = if is_post(request) { 8 } else { usize::MAX };
+        Some(events(&script, starting_after(request), count, Script::cut))
+    });
+
+    let response = stack.create_json(&json!({"input": "hi"})).await?;
+
+    assert_eq!(
+        response["output"][1]["content"][0]["text"],
+        "I will look it up 🌍."
+    );
+    let requests = stack.upstream.requests();
+    let posts = requests.iter().filter(|request| is_post(request)).count();
+    assert_eq!((posts, requests.len()), (1, 5));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_answer_has_one_deadline_over_however_many_connections_it_comes() -> anyhow::Result<()> {
+    let stack = stack("total_timeout_seconds = 2").await?;
+    stack.upstream.choose(|request| {
+        if is_post(request) {
+            return Some(ResponsesStream::new().open_text().deltas(&["And"]).cut());
+        }
+        let after = starting_after(request)?;
+        let delta = json!({
+            "type": "response.output_text.delta", "sequence_number": after + 1,
+            "output_index": 0, "content_index": 0, "delta": " so on",
+        });
+        Some(Script::sse().data(&delta).cut())
+    });
+
+    let frames = stack
+        .stream(&json!({"input": "hi"}))
+        .await?
+        .collect()
+        .await?;
+
+    let checked = check::stream(&frames).map_err(anyhow::Error::msg)?;
+    assert_eq!(checked.status, "failed");
+    let requests = stack.upstream.requests();
+    let posts = requests.iter().filter(|request| is_post(request)).count();
+    assert_eq!(posts, 1);
+    // It is sent when the end is written.
+    let is_cancel = |request: &Request| request.path.ends_with("/cancel");
+    if !requests.iter().any(is_cancel) {
+        assert!(is_cancel(&stack.upstream.request(requests.len()).await?));
+    }
+    Ok(())
+}

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use crate::upstreams::{CallError, CallErrorKind, Form};
+use crate::upstreams::{CallError, CallErrorKind, Form, Wait};
 
 /// The longest that an upstream may make a run wait.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
+
+/// How long a stream that the upstream keeps is gone on with although nothing new comes.
+const LONGEST_QUIET: Duration = Duration::from_mins(1);
 
 /// What to do when an answer breaks off of which something was shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -45,6 +48,8 @@ pub struct Failure<'a> {
     pub is_linked: bool,
     /// The attempt said something new.
     pub has_progressed: bool,
+    /// For how long the upstream has said nothing new.
+    pub quiet: Duration,
     pub max_retries: u32,
     /// How many upstreams the agent has.
     pub upstreams: usize,
@@ -104,14 +109,15 @@ impl Attempts {
         }
         let goes_on = kind.is_transient() && !matches!(kind, CallErrorKind::Reported { .. });
         // Once in any case: it repeats nothing.
-        if failure.is_linked && goes_on && self.resumed < failure.max_retries.max(1) {
+        if failure.is_linked && goes_on && (self.resumed == 0 || failure.quiet < LONGEST_QUIET) {
             self.resumed += 1;
             return Decision::Resume { at_least };
         }
         self.resumed = 0;
         // That nobody can go on with it is no failure: it is closed and asked again, as after any crash.
         let is_over = matches!(kind, CallErrorKind::Reported { .. });
-        if std::mem::take(&mut self.is_taken_over) && failure.shown && !is_over {
+        let is_out_of_time = matches!(kind, CallErrorKind::Timeout(Wait::Total));
+        if std::mem::take(&mut self.is_taken_over) && failure.shown && !is_over && !is_out_of_time {
             return Decision::GoOn { at_least };
         }
         let was_whole = std::mem::replace(&mut self.form, Form::Stream) == Form::Whole;
@@ -168,7 +174,6 @@ mod tests {
     use talaria_proto::v1::ResponseError;
 
     use super::*;
-    use crate::upstreams::Wait;
 
     const ZERO: Duration = Duration::ZERO;
     const AGAIN: Decision = Decision::Again { at_least: ZERO };
@@ -203,6 +208,7 @@ mod tests {
                 shown,
                 is_linked: false,
                 has_progressed: false,
+                quiet: ZERO,
                 max_retries: 2,
                 upstreams: 2,
                 on_broken_stream: OnBrokenStream::Continue,
@@ -277,6 +283,7 @@ mod tests {
             shown: true,
             is_linked: true,
             has_progressed: true,
+            quiet: ZERO,
             max_retries: 2,
             upstreams: 1,
             on_broken_stream: OnBrokenStream::Continue,
@@ -285,13 +292,16 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(attempts.decide(failure), resume);
         }
-        let silent = Failure {
+        let silent = |seconds| Failure {
             has_progressed: false,
+            quiet: Duration::from_secs(seconds),
             ..failure
         };
 
-        assert_eq!(attempts.decide(silent), resume);
-        assert_eq!(attempts.decide(silent), GO_ON);
+        for seconds in 0..60 {
+            assert_eq!(attempts.decide(silent(seconds)), resume);
+        }
+        assert_eq!(attempts.decide(silent(60)), GO_ON);
         let over = Failure {
             error: &reported(true),
             ..failure
@@ -332,6 +342,7 @@ mod tests {
             shown: false,
             is_linked: false,
             has_progressed: false,
+            quiet: ZERO,
             max_retries: 2,
             upstreams: 1,
             on_broken_stream: OnBrokenStream::Continue,
@@ -348,6 +359,7 @@ mod tests {
             shown: true,
             is_linked: false,
             has_progressed: false,
+            quiet: ZERO,
             max_retries: 2,
             upstreams: 2,
             on_broken_stream: OnBrokenStream::Fail,
@@ -374,6 +386,7 @@ mod tests {
                 shown: false,
                 is_linked: false,
                 has_progressed: false,
+                quiet: ZERO,
                 max_retries: 2,
                 upstreams,
                 on_broken_stream: OnBrokenStream::Continue,
@@ -396,6 +409,7 @@ mod tests {
             shown: true,
             is_linked: false,
             has_progressed: false,
+            quiet: ZERO,
             max_retries: 0,
             upstreams: 1,
             on_broken_stream: OnBrokenStream::Fail,
@@ -443,6 +457,7 @@ mod tests {
         ) {
             let mut attempts = Attempts::default();
             let mut asked = 0;
+            let mut quiet = ZERO;
             for (kind, shown, is_linked) in failures {
                 prop_assert!(attempts.upstream < upstreams);
                 asked += 1;
@@ -451,10 +466,15 @@ mod tests {
                     shown,
                     is_linked,
                     has_progressed: false,
+                    quiet,
                     max_retries,
                     upstreams,
                     on_broken_stream: OnBrokenStream::Continue,
                 });
+                quiet = match decision {
+                    Decision::Resume { .. } => quiet + Duration::from_secs(20),
+                    _ => ZERO,
+                };
                 match decision {
                     Decision::Fail => break,
                     Decision::Again { at_least }
@@ -468,7 +488,7 @@ mod tests {
             // Each upstream: the first time, again, and once in another form; and going on. Each of them, or nothing at
             // all, is followed by a few attempts to take its stream up again.
             let most = upstreams * (2 + max_retries as usize) + max_retries as usize;
-            let most = (most + 1) * (1 + max_retries.max(1) as usize);
+            let most = (most + 1) * 4;
             prop_assert!(asked <= most, "{asked} of {most}");
         }
     }

@@ -1,6 +1,7 @@
 //! One attempt at a step of the model: an upstream is asked, or its stream gone on with, and read to its end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use talaria_domain::link::Link;
 use talaria_domain::model::{ModelCall, ModelEvent, Outcome};
@@ -19,6 +20,54 @@ pub(super) enum Attempt {
     Failed(CallError),
 }
 
+/// A model call, over all connections by which its answer comes.
+#[derive(Debug)]
+pub(super) struct Contact {
+    /// When it is given up, as its first connection says.
+    until: Option<Instant>,
+    /// When the upstream last said something, or was asked.
+    said_at: Instant,
+    /// It has said something since the last attempt failed.
+    has_said: bool,
+}
+
+impl Contact {
+    pub(super) fn new() -> Self {
+        Self {
+            until: None,
+            said_at: Instant::now(),
+            has_said: false,
+        }
+    }
+
+    /// Whether it has said something since this was last asked.
+    pub(super) fn take_said(&mut self) -> bool {
+        std::mem::take(&mut self.has_said)
+    }
+
+    /// Takes in that a connection is made; returns when the call is given up.
+    fn connect(&mut self, upstream: &Upstream) -> Instant {
+        *self
+            .until
+            .get_or_insert_with(|| Instant::now() + upstream.total_timeout())
+    }
+
+    /// For how long the upstream has said nothing.
+    pub(super) fn quiet(&self) -> Duration {
+        self.said_at.elapsed()
+    }
+
+    /// Takes in that the upstream is alive, if `events` are more than numbers.
+    fn hear(&mut self, events: &[ModelEvent]) {
+        let says = |event: &ModelEvent| {
+            !matches!(event, ModelEvent::Began { .. } | ModelEvent::Heard { .. })
+        };
+        if events.iter().any(says) {
+            (self.said_at, self.has_said) = (Instant::now(), true);
+        }
+    }
+}
+
 impl Execution {
     /// One attempt, of which the upstream's breaker learns.
     pub(super) async fn ask(
@@ -26,6 +75,7 @@ impl Execution {
         upstream: &Upstream,
         call: &ModelCall,
         attempts: &Attempts,
+        contact: &mut Contact,
         writer: &mut Writer,
     ) -> Result<Attempt, Left> {
         let has_next = attempts.upstream + 1 < self.agent.upstreams.len();
@@ -40,9 +90,10 @@ impl Execution {
             Form::Stream if upstream.is_resumable() && is_stored => Form::Kept,
             form => form,
         };
+        contact.connect(upstream);
         let called = upstream.call(call, form);
         let called = self.meanwhile(writer, called).await?;
-        self.listen(turn, called, writer).await
+        self.listen(turn, called, contact, writer).await
     }
 
     /// Goes on with the stream of a response that the upstream keeps.
@@ -50,6 +101,7 @@ impl Execution {
         &mut self,
         upstream: &Upstream,
         link: &Link,
+        contact: &mut Contact,
         writer: &mut Writer,
     ) -> Result<Attempt, Left> {
         let turn = match self.turn(upstream, false, writer).await? {
@@ -57,13 +109,17 @@ impl Execution {
             Some(Err(error)) => return Ok(Attempt::Failed(error)),
             Some(Ok(turn)) => turn,
         };
-        let resumed = self.meanwhile(writer, upstream.resume(link)).await?;
-        let attempt = self.listen(turn, resumed, writer).await?;
+        let resumed = upstream.resume(link, contact.connect(upstream));
+        let resumed = self.meanwhile(writer, resumed).await?;
+        let attempt = self.listen(turn, resumed, contact, writer).await?;
         let Attempt::Failed(error) = attempt else {
             return Ok(attempt);
         };
         let may_pass = error.kind.is_transient() && !matches!(error.kind, CallErrorKind::Empty);
-        let is_over = matches!(error.kind, CallErrorKind::Reported { .. });
+        let is_over = matches!(
+            error.kind,
+            CallErrorKind::Reported { .. } | CallErrorKind::Timeout(_)
+        );
         if may_pass || is_over || self.run.link().as_ref() != Some(link) {
             return Ok(Attempt::Failed(error));
         }
@@ -77,13 +133,14 @@ impl Execution {
         &mut self,
         turn: Turn<'_>,
         called: Option<Result<ModelStream, CallError>>,
+        contact: &mut Contact,
         writer: &mut Writer,
     ) -> Result<Attempt, Left> {
         let link_before = self.run.link();
         let attempt = match called {
             None => return Ok(Attempt::Cancelled),
             Some(Err(error)) => Attempt::Failed(error),
-            Some(Ok(stream)) => self.read_model(&turn, stream, writer).await?,
+            Some(Ok(stream)) => self.read_model(&turn, stream, contact, writer).await?,
         };
         // One that says a little more each time is not down.
         let has_progressed = self
@@ -144,6 +201,7 @@ impl Execution {
         &mut self,
         turn: &Turn<'_>,
         mut stream: ModelStream,
+        contact: &mut Contact,
         writer: &mut Writer,
     ) -> Result<Attempt, Left> {
         let mut said: Vec<ModelEvent> = Vec::new();
@@ -160,6 +218,7 @@ impl Execution {
                         has_begun = true;
                         turn.began();
                     }
+                    contact.hear(&said);
                     let mut end = said.drain(..).find_map(|event| self.take_in(event));
                     if end.is_none() {
                         end = match more {
