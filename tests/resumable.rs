@@ -505,3 +505,27 @@ async fn an_answer_has_one_deadline_over_however_many_connections_it_comes() -> 
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn what_a_cut_stream_said_that_it_used_counts_once() -> anyhow::Result<()> {
+    let stack = stack("").await?;
+    let usage = json!({"usage": {"input_tokens": 3, "output_tokens": 8, "total_tokens": 11}});
+    let script = ResponsesStream::new()
+        .open_text()
+        .deltas(&["Hel", "lo!"])
+        .event("response.in_progress", json!({ "response": usage }))
+        .close()
+        .completed();
+    let count = script.steps.len() - 3;
+    stack.upstream.choose(move |request| {
+        let count = if is_post(request) { count } else { usize::MAX };
+        Some(events(&script, starting_after(request), count, Script::cut))
+    });
+
+    let response = stack.create_json(&json!({"input": "hi"})).await?;
+
+    assert_eq!(response["output"][0]["content"][0]["text"], "Hello!");
+    assert_eq!(response["usage"]["total_tokens"], 11);
+    assert_eq!(stack.upstream.requests().len(), 2);
+    Ok(())
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use talaria_domain::link::Link;
 use talaria_domain::model::{ModelCall, ModelEvent, Outcome};
+use talaria_proto::v1::Usage;
 use tokio::time::Instant;
 
 use super::writer::Writer;
@@ -29,6 +30,8 @@ pub(super) struct Contact {
     said_at: Instant,
     /// It has said something since the last attempt failed.
     has_said: bool,
+    /// What it is said to have used so far: a stream that is gone on with says it again.
+    usage: Option<Usage>,
 }
 
 impl Contact {
@@ -37,12 +40,23 @@ impl Contact {
             until: None,
             said_at: Instant::now(),
             has_said: false,
+            usage: None,
         }
     }
 
     /// Whether it has said something since this was last asked.
     pub(super) fn take_said(&mut self) -> bool {
         std::mem::take(&mut self.has_said)
+    }
+
+    /// What was said to be used by what failed.
+    pub(super) fn take_usage(&mut self) -> Option<Usage> {
+        self.usage.take()
+    }
+
+    /// Takes in what the call is said to have used; what is said later counts.
+    fn used(&mut self, usage: Option<Usage>) {
+        self.usage = usage.or(self.usage.take());
     }
 
     /// Takes in that a connection is made; returns when the call is given up.
@@ -219,19 +233,19 @@ impl Execution {
                         turn.began();
                     }
                     contact.hear(&said);
-                    let mut end = said.drain(..).find_map(|event| self.take_in(event));
+                    let mut end = said.drain(..).find_map(|event| self.take_in(event, contact));
                     if end.is_none() {
+                        if !matches!(more, Ok(true)) {
+                            contact.used(stream.take_usage());
+                        }
                         end = match more {
                             Ok(true) => None,
-                            Ok(false) => Some(self.model_ended(link_before.as_ref())),
+                            Ok(false) => Some(self.model_ended(link_before.as_ref(), contact)),
                             Err(error) => Some(Attempt::Failed(error)),
                         };
                     }
                     writer.add(self.take_events());
                     if let Some(end) = end {
-                        if let Attempt::Failed(_) = end {
-                            self.run.add_usage(stream.take_usage());
-                        }
                         // So that its connection can be used again; nobody waits for it.
                         self.sink.tasks().spawn(stream.drain());
                         return Ok(end);
@@ -242,14 +256,14 @@ impl Execution {
     }
 
     /// Gives the run what the upstream said; how the attempt ended, if it did. Failures are not the run's to know yet.
-    fn take_in(&mut self, event: ModelEvent) -> Option<Attempt> {
+    fn take_in(&mut self, event: ModelEvent, contact: &mut Contact) -> Option<Attempt> {
         match event {
             ModelEvent::Finished {
                 outcome: Outcome::Failed(error),
                 usage,
                 ..
             } => {
-                self.run.add_usage(usage);
+                contact.used(usage);
                 Some(Attempt::Failed(CallError::reported(error)))
             }
             ModelEvent::Finished { .. } => {
@@ -273,7 +287,7 @@ impl Execution {
     /// A stream that ended without saying so: many never do.
     ///
     /// `link_before` is where the stream was gone on with, if it was.
-    fn model_ended(&mut self, link_before: Option<&Link>) -> Attempt {
+    fn model_ended(&mut self, link_before: Option<&Link>, contact: &mut Contact) -> Attempt {
         if !self.run.step_has_said() {
             return Attempt::Failed(CallError::empty());
         }
@@ -285,6 +299,9 @@ impl Execution {
         // The upstream may have more: it has not, if it ends so once more and says nothing.
         if link.is_some() && link.as_ref() != link_before {
             return Attempt::Failed(CallError::cut_short());
+        }
+        if link.is_some() {
+            self.run.add_usage(contact.take_usage());
         }
         self.run.on_model_end();
         Attempt::Over

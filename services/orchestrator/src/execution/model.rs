@@ -62,7 +62,10 @@ impl Execution {
                     *attempts = Attempts::default();
                     return Ok(StepEnd::Over);
                 }
-                Attempt::Cancelled => return Ok(StepEnd::Cancelled),
+                Attempt::Cancelled => {
+                    self.run.add_usage(contact.take_usage());
+                    return Ok(StepEnd::Cancelled);
+                }
                 Attempt::Failed(error) => error,
             };
             let decision = attempts.decide(Failure {
@@ -78,6 +81,7 @@ impl Execution {
             let name = upstream.map(|upstream| upstream.name());
             tracing::warn!(kind = ?error.kind, upstream = name, ?decision, "a model call failed");
             if !matches!(decision, Decision::Resume { .. }) {
+                self.run.add_usage(contact.take_usage());
                 if !self.run.step_has_shown() {
                     self.run.forget_unshown();
                 }
@@ -93,6 +97,7 @@ impl Execution {
                 Decision::Again { at_least } | Decision::Resume { at_least } => {
                     let paused = self.pause(attempts, at_least, writer).await?;
                     if let StepEnd::Cancelled = paused {
+                        self.run.add_usage(contact.take_usage());
                         return Ok(StepEnd::Cancelled);
                     }
                 }
