@@ -1,13 +1,14 @@
 //! Upstreams that keep what they make: whatever breaks in between, clients see a pause, and each text once.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::{Value, json};
 use talaria_testkit::check;
 use talaria_testkit::sse::Frame;
 use talaria_testkit::stack::{Options, Stack};
-use talaria_testkit::upstream::{Request, ResponsesStream, Script};
+use talaria_testkit::upstream::{Ending, Request, ResponsesStream, Script};
 
 const TALARIA: &str = env!("CARGO_BIN_EXE_talaria");
 
@@ -336,5 +337,195 @@ async fn what_a_client_does_not_want_stored_is_not_kept_at_the_upstream() -> any
     let body = stack.upstream.request(0).await?.body;
     assert_eq!(body["store"], false);
     assert_eq!(body["background"], Value::Null);
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_lost_its_run_does_not_cancel_what_another_listens_to() -> anyhow::Result<()> {
+    let stack = stack("").await?;
+    stack.upstream.choose(|request| {
+        is_post(request).then(|| {
+            ResponsesStream::new()
+                .open_text()
+                .deltas(&["So far"])
+                .gate("never")
+                .stop()
+        })
+    });
+    let mut reader = stack.stream(&json!({"input": "hi"})).await?;
+    let seen = reader.until(|frame| says(frame, "So far")).await?;
+    let id = seen[0].json()["response"]["id"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let database = stack.database().context("the stack has a database")?;
+    let session = database.connect().await?;
+    let digits = id.trim_start_matches("resp_");
+    let other = "0198f000-0000-7000-8000-000000000001";
+    session
+        .batch_execute(&format!(
+            "INSERT INTO orchestrator VALUES ('{other}', '', now() + interval '1 hour');
+             UPDATE response SET epoch = epoch + 1, owner = '{other}' WHERE id = '{digits}'"
+        ))
+        .await?;
+
+    let url = stack.url(&format!("/v1/responses/{id}/cancel"));
+    // What it answers is the other's to say, who says nothing.
+    let cancelled = stack.http.post(url).send();
+    let _ = tokio::time::timeout(Duration::from_secs(2), cancelled).await;
+
+    let heard = stack.upstream.request(0).await?.closed().await?;
+    assert_eq!(heard, Ending::ClientGone, "it noticed");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(stack.upstream.requests().len(), 1, "it cancelled");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_without_saying_so_has_ended_when_nothing_follows() -> anyhow::Result<()>
+{
+    for end in [ResponsesStream::stop as fn(_) -> Script, |script| {
+        ResponsesStream::stop(script).done_mark()
+    }] {
+        let stack = stack("").await?;
+        let script = end(ResponsesStream::new().text(&["Hel", "lo!"]));
+        stack.upstream.choose(move |request| {
+            let count = if is_post(request) { 4 } else { usize::MAX };
+            Some(events(&script, starting_after(request), count, Script::cut))
+        });
+
+        let response = stack.create_json(&json!({"input": "hi"})).await?;
+
+        assert_eq!(response["status"], "completed");
+        assert_eq!(response["output"].as_array().map(Vec::len), Some(1));
+        assert_eq!(response["output"][0]["content"][0]["text"], "Hello!");
+        assert_eq!(response["output"][0]["status"], "completed");
+        let requests = stack.upstream.requests();
+        let posts = requests.iter().filter(|request| is_post(request)).count();
+        assert_eq!((posts, requests.len()), (1, 3));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_takeover_asks_again_what_its_upstream_forgot_whatever_is_set() -> anyhow::Result<()> {
+    let options = Options {
+        runs: "lease_seconds = 1\non_broken_stream = \"fail\"".to_owned(),
+        upstream: "resumable = true\nmax_retries = 0".to_owned(),
+        ..Options::default()
+    };
+    let mut stack = Stack::serve_with(TALARIA, options).await?;
+    let posts = AtomicUsize::new(0);
+    stack.upstream.choose(move |request| {
+        if !is_post(request) {
+            return Some(Script::error(404, "not_found", "No such response."));
+        }
+        let begun = ResponsesStream::new().open_text().deltas(&["So far"]);
+        let good = ResponsesStream::new().text(&["Hello!"]).completed();
+        let is_first = posts.fetch_add(1, Ordering::Relaxed) == 0;
+        Some(if is_first {
+            begun.gate("never").stop()
+        } else {
+            good
+        })
+    });
+    let mut reader = stack.stream(&json!({"input": "hi"})).await?;
+    let seen = reader.until(|frame| says(frame, "So far")).await?;
+    let id = seen[0].json()["response"]["id"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+
+    stack.processes[0].kill9().await?;
+    stack.restart_serve().await?;
+
+    let frames = stack.replay(&id, None).await?.collect().await?;
+    let checked = check::stream(&frames).map_err(anyhow::Error::msg)?;
+    assert_eq!(checked.status, "completed");
+    assert_eq!(checked.items.len(), 2, "{:?}", checked.items);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_is_gone_on_with_for_longer_than_other_calls_are_tried_again() -> anyhow::Result<()>
+{
+    let stack = stack("max_retries = 1").await?;
+    let script = talk();
+    let gets = AtomicUsize::new(0);
+    stack.upstream.choose(move |request| {
+        if !is_post(request) && gets.fetch_add(1, Ordering::Relaxed) < 3 {
+            return Some(Script::hang_up());
+        }
+        let count = if is_post(request) { 8 } else { usize::MAX };
+        Some(events(&script, starting_after(request), count, Script::cut))
+    });
+
+    let response = stack.create_json(&json!({"input": "hi"})).await?;
+
+    assert_eq!(
+        response["output"][1]["content"][0]["text"],
+        "I will look it up 🌍."
+    );
+    let requests = stack.upstream.requests();
+    let posts = requests.iter().filter(|request| is_post(request)).count();
+    assert_eq!((posts, requests.len()), (1, 5));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_answer_has_one_deadline_over_however_many_connections_it_comes() -> anyhow::Result<()> {
+    let stack = stack("total_timeout_seconds = 2").await?;
+    stack.upstream.choose(|request| {
+        if is_post(request) {
+            return Some(ResponsesStream::new().open_text().deltas(&["And"]).cut());
+        }
+        let after = starting_after(request)?;
+        let delta = json!({
+            "type": "response.output_text.delta", "sequence_number": after + 1,
+            "output_index": 0, "content_index": 0, "delta": " so on",
+        });
+        Some(Script::sse().data(&delta).cut())
+    });
+
+    let frames = stack
+        .stream(&json!({"input": "hi"}))
+        .await?
+        .collect()
+        .await?;
+
+    let checked = check::stream(&frames).map_err(anyhow::Error::msg)?;
+    assert_eq!(checked.status, "failed");
+    let requests = stack.upstream.requests();
+    let posts = requests.iter().filter(|request| is_post(request)).count();
+    assert_eq!(posts, 1);
+    // It is sent when the end is written.
+    let is_cancel = |request: &Request| request.path.ends_with("/cancel");
+    if !requests.iter().any(is_cancel) {
+        assert!(is_cancel(&stack.upstream.request(requests.len()).await?));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_cut_stream_said_that_it_used_counts_once() -> anyhow::Result<()> {
+    let stack = stack("").await?;
+    let usage = json!({"usage": {"input_tokens": 3, "output_tokens": 8, "total_tokens": 11}});
+    let script = ResponsesStream::new()
+        .open_text()
+        .deltas(&["Hel", "lo!"])
+        .event("response.in_progress", json!({ "response": usage }))
+        .close()
+        .completed();
+    let count = script.steps.len() - 3;
+    stack.upstream.choose(move |request| {
+        let count = if is_post(request) { count } else { usize::MAX };
+        Some(events(&script, starting_after(request), count, Script::cut))
+    });
+
+    let response = stack.create_json(&json!({"input": "hi"})).await?;
+
+    assert_eq!(response["output"][0]["content"][0]["text"], "Hello!");
+    assert_eq!(response["usage"]["total_tokens"], 11);
+    assert_eq!(stack.upstream.requests().len(), 2);
     Ok(())
 }

@@ -27,7 +27,8 @@ pub struct ActiveRun {
 }
 
 impl ActiveRuns {
-    /// Knows a run by its id. An earlier execution of it, which lost it and has yet to notice, is asked to stop.
+    /// Knows a run by its id. An earlier execution of it, which lost it and has yet to notice, is asked to stop: it
+    /// notices when it writes its end, and touches nothing of the later one's before.
     pub fn insert(&self, id: Uuid, run: ActiveRun) {
         let feed = Arc::clone(&run.feed);
         let earlier = self.lock().insert(id, run);

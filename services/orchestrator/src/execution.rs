@@ -97,7 +97,7 @@ impl Execution {
             () = limits::over(time_left) => self.run.time_is_up(),
             end = self.steps(&mut writer) => end?,
         };
-        self.let_go(false);
+        self.let_go(false, &mut writer);
         writer.settle().await?;
         writer.add(self.end(&end));
         // Boxed, so that a run does not hold the room for its end from the beginning.
@@ -106,7 +106,7 @@ impl Execution {
 
     /// Takes steps until the run ends.
     async fn steps(&mut self, writer: &mut Writer) -> Result<End, Left> {
-        let mut attempts = Attempts::default();
+        let mut attempts = Attempts::of(self.run.link().is_some());
         loop {
             // Before each step, because a server may change its tools at any time.
             let Some(tools) = self.learn_tools(writer).await? else {
@@ -129,9 +129,9 @@ impl Execution {
     /// Ends the run without asking the model.
     pub async fn end_at_once(mut self, end: End) -> Result<(), Left> {
         self.expect_tools();
-        self.let_go(false);
-        self.run.model_broke();
         let mut writer = Writer::new(self.sink.clone(), self.watched);
+        self.let_go(false, &mut writer);
+        self.run.model_broke();
         writer.add(self.end(&end));
         writer.finish(&self.run, self.input).await
     }

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use crate::upstreams::{CallError, CallErrorKind, Form};
+use crate::upstreams::{CallError, CallErrorKind, Form, Wait};
 
 /// The longest that an upstream may make a run wait.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
+
+/// How long a stream that the upstream keeps is gone on with although nothing new comes.
+const LONGEST_QUIET: Duration = Duration::from_mins(1);
 
 /// What to do when an answer breaks off of which something was shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -31,6 +34,8 @@ pub struct Attempts {
     resumed: u32,
     /// This upstream was asked for a whole answer.
     asked_whole: bool,
+    /// What is gone on with is another process's, and nothing of it was heard in this one.
+    is_taken_over: bool,
 }
 
 /// A failed attempt, and where it happened.
@@ -43,6 +48,8 @@ pub struct Failure<'a> {
     pub is_linked: bool,
     /// The attempt said something new.
     pub has_progressed: bool,
+    /// For how long the upstream has said nothing new.
+    pub quiet: Duration,
     pub max_retries: u32,
     /// How many upstreams the agent has.
     pub upstreams: usize,
@@ -73,11 +80,21 @@ impl Default for Attempts {
             continued: 0,
             resumed: 0,
             asked_whole: false,
+            is_taken_over: false,
         }
     }
 }
 
 impl Attempts {
+    /// Those at the step that a run stands in, which begins with `is_taken_over`: with going on where another process
+    /// stopped.
+    pub fn of(is_taken_over: bool) -> Self {
+        Self {
+            is_taken_over,
+            ..Self::default()
+        }
+    }
+
     /// How many pauses there were: the next one is longer.
     pub fn pauses(&self) -> usize {
         (self.retries + self.continued + self.resumed) as usize
@@ -88,15 +105,21 @@ impl Attempts {
         let kind = &failure.error.kind;
         let at_least = kind.retry_after().unwrap_or_default().min(LONGEST_WAIT);
         if failure.has_progressed {
-            self.resumed = 0;
+            (self.resumed, self.is_taken_over) = (0, false);
         }
         let goes_on = kind.is_transient() && !matches!(kind, CallErrorKind::Reported { .. });
         // Once in any case: it repeats nothing.
-        if failure.is_linked && goes_on && self.resumed < failure.max_retries.max(1) {
+        if failure.is_linked && goes_on && (self.resumed == 0 || failure.quiet < LONGEST_QUIET) {
             self.resumed += 1;
             return Decision::Resume { at_least };
         }
         self.resumed = 0;
+        // That nobody can go on with it is no failure: it is closed and asked again, as after any crash.
+        let is_over = matches!(kind, CallErrorKind::Reported { .. });
+        let is_out_of_time = matches!(kind, CallErrorKind::Timeout(Wait::Total));
+        if std::mem::take(&mut self.is_taken_over) && failure.shown && !is_over && !is_out_of_time {
+            return Decision::GoOn { at_least };
+        }
         let was_whole = std::mem::replace(&mut self.form, Form::Stream) == Form::Whole;
         if failure.shown {
             let goes_on = failure.on_broken_stream == OnBrokenStream::Continue
@@ -151,7 +174,6 @@ mod tests {
     use talaria_proto::v1::ResponseError;
 
     use super::*;
-    use crate::upstreams::Wait;
 
     const ZERO: Duration = Duration::ZERO;
     const AGAIN: Decision = Decision::Again { at_least: ZERO };
@@ -186,6 +208,7 @@ mod tests {
                 shown,
                 is_linked: false,
                 has_progressed: false,
+                quiet: ZERO,
                 max_retries: 2,
                 upstreams: 2,
                 on_broken_stream: OnBrokenStream::Continue,
@@ -260,6 +283,7 @@ mod tests {
             shown: true,
             is_linked: true,
             has_progressed: true,
+            quiet: ZERO,
             max_retries: 2,
             upstreams: 1,
             on_broken_stream: OnBrokenStream::Continue,
@@ -268,13 +292,16 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(attempts.decide(failure), resume);
         }
-        let silent = Failure {
+        let silent = |seconds| Failure {
             has_progressed: false,
+            quiet: Duration::from_secs(seconds),
             ..failure
         };
 
-        assert_eq!(attempts.decide(silent), resume);
-        assert_eq!(attempts.decide(silent), GO_ON);
+        for seconds in 0..60 {
+            assert_eq!(attempts.decide(silent(seconds)), resume);
+        }
+        assert_eq!(attempts.decide(silent(60)), GO_ON);
         let over = Failure {
             error: &reported(true),
             ..failure
@@ -315,6 +342,7 @@ mod tests {
             shown: false,
             is_linked: false,
             has_progressed: false,
+            quiet: ZERO,
             max_retries: 2,
             upstreams: 1,
             on_broken_stream: OnBrokenStream::Continue,
@@ -331,6 +359,7 @@ mod tests {
             shown: true,
             is_linked: false,
             has_progressed: false,
+            quiet: ZERO,
             max_retries: 2,
             upstreams: 2,
             on_broken_stream: OnBrokenStream::Fail,
@@ -357,6 +386,7 @@ mod tests {
                 shown: false,
                 is_linked: false,
                 has_progressed: false,
+                quiet: ZERO,
                 max_retries: 2,
                 upstreams,
                 on_broken_stream: OnBrokenStream::Continue,
@@ -370,6 +400,29 @@ mod tests {
         assert_eq!(decide(&slow(seconds(3600)), 1), again(60));
         assert_eq!(decide(&unhealthy, 1), again(9));
         assert_eq!(decide(&unhealthy, 2), OTHERWISE);
+    }
+
+    #[test]
+    fn what_another_process_began_and_nobody_can_go_on_with_is_asked_again_whatever_is_set() {
+        let failure = Failure {
+            error: &CallError::lost(),
+            shown: true,
+            is_linked: false,
+            has_progressed: false,
+            quiet: ZERO,
+            max_retries: 0,
+            upstreams: 1,
+            on_broken_stream: OnBrokenStream::Fail,
+        };
+        let mut attempts = Attempts::of(true);
+
+        assert_eq!(attempts.decide(failure), GO_ON);
+        assert_eq!(attempts.decide(failure), FAIL, "once");
+        let heard = Failure {
+            has_progressed: true,
+            ..failure
+        };
+        assert_eq!(Attempts::of(true).decide(heard), FAIL);
     }
 
     fn any_kind() -> impl Strategy<Value = CallErrorKind> {
@@ -404,6 +457,7 @@ mod tests {
         ) {
             let mut attempts = Attempts::default();
             let mut asked = 0;
+            let mut quiet = ZERO;
             for (kind, shown, is_linked) in failures {
                 prop_assert!(attempts.upstream < upstreams);
                 asked += 1;
@@ -412,10 +466,15 @@ mod tests {
                     shown,
                     is_linked,
                     has_progressed: false,
+                    quiet,
                     max_retries,
                     upstreams,
                     on_broken_stream: OnBrokenStream::Continue,
                 });
+                quiet = match decision {
+                    Decision::Resume { .. } => quiet + Duration::from_secs(20),
+                    _ => ZERO,
+                };
                 match decision {
                     Decision::Fail => break,
                     Decision::Again { at_least }
@@ -429,7 +488,7 @@ mod tests {
             // Each upstream: the first time, again, and once in another form; and going on. Each of them, or nothing at
             // all, is followed by a few attempts to take its stream up again.
             let most = upstreams * (2 + max_retries as usize) + max_retries as usize;
-            let most = (most + 1) * (1 + max_retries.max(1) as usize);
+            let most = (most + 1) * 4;
             prop_assert!(asked <= most, "{asked} of {most}");
         }
     }

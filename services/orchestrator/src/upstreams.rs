@@ -18,6 +18,7 @@ use talaria_domain::link::Link;
 use talaria_domain::model::{ModelCall, ModelEvent, Outcome};
 use talaria_proto::v1::Usage;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use self::error::{CallError, CallErrorKind, Error, Wait};
 use self::reader::Reader;
@@ -84,6 +85,7 @@ pub struct Upstream {
     resumable: bool,
     /// How long an answer may take to begin, the connection included.
     first_byte_timeout: Duration,
+    total_timeout: Duration,
     /// What is known of its health; told to those who wait for it.
     health: watch::Sender<Breaker>,
 }
@@ -130,6 +132,7 @@ impl Upstream {
             max_retries: config.max_retries,
             resumable: config.resumable && config.kind == Kind::Responses,
             first_byte_timeout: config.connect_timeout + config.first_byte_timeout,
+            total_timeout: config.total_timeout,
             health: watch::Sender::default(),
         })
     }
@@ -142,6 +145,7 @@ impl Upstream {
             max_retries: 0,
             resumable: false,
             first_byte_timeout: Duration::ZERO,
+            total_timeout: Duration::ZERO,
             health: watch::Sender::default(),
         }
     }
@@ -163,6 +167,11 @@ impl Upstream {
     /// How long an answer may take to begin.
     pub fn first_byte_timeout(&self) -> Duration {
         self.first_byte_timeout
+    }
+
+    /// How long an answer may take, over however many connections.
+    pub fn total_timeout(&self) -> Duration {
+        self.total_timeout
     }
 
     /// Asks the upstream and returns as soon as it has begun to answer.
@@ -188,14 +197,14 @@ impl Upstream {
 
     /// Goes on with the stream of a response that the upstream keeps, after the last event that was taken in.
     ///
-    /// What comes are the events after that, as if the stream had never broken.
-    pub async fn resume(&self, link: &Link) -> Result<ModelStream, CallError> {
+    /// What comes are the events after that, as if the stream had never broken; until `until` at most.
+    pub async fn resume(&self, link: &Link, until: Instant) -> Result<ModelStream, CallError> {
         let Api::Responses(client) = &self.api else {
             return Err(CallError::lost());
         };
         let after = link.cursor.to_string();
         let query = [("stream", "true"), ("starting_after", &after)];
-        let body = client.get(&[&link.response_id], &query).await?;
+        let body = client.get(&[&link.response_id], &query, until).await?;
         self.began();
         let reader = Reader::responses(Some(Tracking::after(link.cursor)));
         Ok(ModelStream::read(body, reader))

@@ -121,7 +121,7 @@ impl Run {
     pub(super) fn finished(&mut self, outcome: Outcome, usage: Option<Usage>, output: Vec<Object>) {
         let mut usage = usage;
         // What is asked of people is noted with what it cost, and not heard twice.
-        if self.call.is_none() || !self.held.is_empty() {
+        if !self.can_end_again() {
             self.call = None;
             self.add_usage(usage.take());
         }

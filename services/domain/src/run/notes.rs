@@ -16,6 +16,8 @@ pub(super) struct Call {
     is_noted: bool,
     /// All events so far are of what was heard up to the cursor.
     is_covered: bool,
+    /// All events so far are of what was heard, whether the log may know it or not.
+    is_heard: bool,
 }
 
 impl Run {
@@ -58,17 +60,24 @@ impl Run {
             cursor: Some(link.cursor),
             is_noted: true,
             is_covered: true,
+            is_heard: true,
         });
         true
     }
 
+    /// The model call makes this response of `upstream`'s. Named when some of it was said, it is none that can be gone
+    /// on with: the log does not say where it begins.
     pub(super) fn call_began(&mut self, upstream: String, response_id: String) {
+        if self.step_has_said() {
+            return;
+        }
         self.call = Some(Call {
             upstream,
             response_id,
             cursor: None,
             is_noted: false,
             is_covered: true,
+            is_heard: true,
         });
     }
 
@@ -76,6 +85,7 @@ impl Run {
     pub(super) fn heard(&mut self, cursor: u64) {
         if let Some(call) = &mut self.call {
             call.cursor = Some(cursor);
+            call.is_heard = true;
             // The log knows nothing of calls that are not shown yet.
             if self.held.is_empty() {
                 self.cover();
@@ -88,6 +98,11 @@ impl Run {
     pub(super) fn call_ended(&mut self) {
         self.cover();
         self.call = None;
+    }
+
+    /// Whether the upstream can tell the end of the model call once more: it told nothing before that without a number.
+    pub(super) fn can_end_again(&self) -> bool {
+        self.held.is_empty() && self.call.as_ref().is_some_and(|call| call.is_heard)
     }
 
     fn cover(&mut self) {
@@ -126,7 +141,7 @@ impl Run {
         if let Some(call) = &mut self.call
             && !matches!(kind, Kind::InProgress(_))
         {
-            call.is_covered = false;
+            (call.is_covered, call.is_heard) = (false, false);
             if !call.is_noted {
                 call.is_noted = true;
                 note.upstream.clone_from(&call.upstream);

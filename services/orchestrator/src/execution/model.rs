@@ -9,7 +9,7 @@ use talaria_domain::model::{ModelCall, ModelEvent, Outcome};
 use talaria_domain::run::{End, Step};
 use tokio::time::Instant;
 
-use super::ask::Attempt;
+use super::ask::{Attempt, Contact};
 use super::writer::Writer;
 use super::{Execution, Left, Sink, StepEnd, choice, limits};
 use crate::retry::{Attempts, Decision, Failure};
@@ -30,6 +30,7 @@ impl Execution {
     ) -> Result<StepEnd, Left> {
         // Why an upstream was asked for a whole answer: what it says to that tells clients less.
         let mut not_streamed = None;
+        let mut contact = Contact::new();
         loop {
             let agent = Arc::clone(&self.agent);
             let link = self.run.link();
@@ -42,11 +43,17 @@ impl Execution {
             }
             let upstream = agent.upstreams.get(attempts.upstream);
             let form = attempts.form;
+            if link.is_none() {
+                contact = Contact::new();
+            }
             let attempt = match (upstream, &link) {
-                (Some(upstream), Some(link)) => self.resume(upstream, link, writer).await?,
+                (Some(upstream), Some(link)) => {
+                    self.resume(upstream, link, &mut contact, writer).await?
+                }
                 (Some(upstream), None) => {
                     let call = self.model_call(tools, attempts.upstream > 0);
-                    self.ask(upstream, &call, attempts, writer).await?
+                    self.ask(upstream, &call, attempts, &mut contact, writer)
+                        .await?
                 }
                 (None, _) => Attempt::Failed(CallError::unhealthy(Duration::ZERO)),
             };
@@ -55,16 +62,18 @@ impl Execution {
                     *attempts = Attempts::default();
                     return Ok(StepEnd::Over);
                 }
-                Attempt::Cancelled => return Ok(StepEnd::Cancelled),
+                Attempt::Cancelled => {
+                    self.run.add_usage(contact.take_usage());
+                    return Ok(StepEnd::Cancelled);
+                }
                 Attempt::Failed(error) => error,
             };
-            let link_before = link.map(|link| link.cursor);
-            let link = self.run.link();
             let decision = attempts.decide(Failure {
                 error: &error,
                 shown: self.run.step_has_shown(),
-                is_linked: link.is_some(),
-                has_progressed: link.is_some_and(|link| Some(link.cursor) > link_before),
+                is_linked: self.run.link().is_some(),
+                has_progressed: contact.take_said(),
+                quiet: contact.quiet(),
                 max_retries: upstream.map_or(0, |upstream| upstream.max_retries()),
                 upstreams: agent.upstreams.len(),
                 on_broken_stream: self.on_broken_stream,
@@ -72,10 +81,12 @@ impl Execution {
             let name = upstream.map(|upstream| upstream.name());
             tracing::warn!(kind = ?error.kind, upstream = name, ?decision, "a model call failed");
             if !matches!(decision, Decision::Resume { .. }) {
+                self.run.add_usage(contact.take_usage());
                 if !self.run.step_has_shown() {
                     self.run.forget_unshown();
                 }
-                self.let_go(matches!(error.kind, CallErrorKind::Reported { .. }));
+                let is_over = matches!(error.kind, CallErrorKind::Reported { .. });
+                self.let_go(is_over, writer);
             }
             match decision {
                 Decision::Otherwise => {
@@ -84,7 +95,9 @@ impl Execution {
                     }
                 }
                 Decision::Again { at_least } | Decision::Resume { at_least } => {
-                    if let StepEnd::Cancelled = self.pause(attempts, at_least, writer).await? {
+                    let paused = self.pause(attempts, at_least, writer).await?;
+                    if let StepEnd::Cancelled = paused {
+                        self.run.add_usage(contact.take_usage());
                         return Ok(StepEnd::Cancelled);
                     }
                 }

@@ -1,6 +1,7 @@
 //! When events are written: the first after silence at once; while a write is under way, and for a moment after it,
 //! they gather.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Left;
 use super::sink::{Sink, Write};
+use crate::upstreams::Upstream;
 
 /// Events that wait for their write at most, and their bytes; more, and the upstream has to wait.
 const WAITING_EVENTS: usize = 4096;
@@ -32,10 +34,22 @@ pub struct Writer {
     waiting: Vec<Event>,
     waiting_bytes: usize,
     under_way: Option<Write>,
+    /// The number after the last event that is under way or written.
+    begun_to: u64,
+    given_up: Vec<GivenUp>,
     /// When the last write ended (or the run began, where nobody waits for its first event), and how long writes
     /// take.
     last_end: Option<Instant>,
     latency: Duration,
+}
+
+/// A response of an upstream's that the run gives up.
+#[derive(Debug)]
+struct GivenUp {
+    upstream: Arc<Upstream>,
+    response_id: String,
+    /// The log says so once it holds the event with this number.
+    said_by: u64,
 }
 
 impl Writer {
@@ -48,6 +62,8 @@ impl Writer {
             waiting,
             waiting_bytes: 0,
             under_way,
+            begun_to: 0,
+            given_up: Vec::new(),
             last_end,
             latency: Duration::ZERO,
         }
@@ -69,6 +85,7 @@ impl Writer {
             let written = write.future.as_mut().await;
             self.under_way = None;
             written?;
+            self.cancel_given_up();
             let now = Instant::now();
             self.last_end = Some(now);
             // A moving average: 3 of 4 parts are the past's.
@@ -102,6 +119,9 @@ impl Writer {
         };
         let silent = self.last_end.is_none_or(|end| end.elapsed() > SILENCE);
         let after_silence = self.watched && silent;
+        if let Some(last) = events.last() {
+            self.begun_to = last.sequence_number + 1;
+        }
         self.under_way = Some(self.sink.write(&events, after_silence));
     }
 
@@ -133,19 +153,46 @@ impl Writer {
     /// Waits for the write that is under way.
     pub async fn settle(&mut self) -> Result<(), Left> {
         match self.under_way.take() {
-            Some(write) => write.future.await,
-            None => Ok(()),
+            Some(write) => write.future.await?,
+            None => return Ok(()),
+        }
+        self.cancel_given_up();
+        Ok(())
+    }
+
+    /// Has a response of an upstream's cancelled as soon as the event with the number `said_by`, which gives it up, is
+    /// in the log. Whoever lost the run never gets so far: another may be listening to that response.
+    pub fn cancel_after(&mut self, upstream: Arc<Upstream>, response_id: String, said_by: u64) {
+        self.given_up.push(GivenUp {
+            upstream,
+            response_id,
+            said_by,
+        });
+    }
+
+    /// Cancels what the log gives up, now that all that was begun is written. The run need not wait for it.
+    fn cancel_given_up(&mut self) {
+        let begun_to = self.begun_to;
+        for given_up in self
+            .given_up
+            .extract_if(.., |given_up| given_up.said_by < begun_to)
+        {
+            let cancel = async move { given_up.upstream.cancel(&given_up.response_id).await };
+            self.sink.tasks().spawn(cancel);
         }
     }
 
     /// Writes what waits, the terminal event last, and all that goes with it.
-    pub async fn finish(self, run: &Run, input: Vec<ContextItem>) -> Result<(), Left> {
+    pub async fn finish(mut self, run: &Run, input: Vec<ContextItem>) -> Result<(), Left> {
         let response = run.snapshot().response();
         let turn = Turn {
             input,
             output: run.output(),
         };
-        self.sink.finish(&self.waiting, response, turn).await
+        self.sink.finish(&self.waiting, response, turn).await?;
+        self.begun_to = u64::MAX;
+        self.cancel_given_up();
+        Ok(())
     }
 }
 

@@ -92,11 +92,21 @@ impl Client {
         self.send(request, Form::Whole).await
     }
 
-    /// Asks for the stream at `path` below the client's own.
-    pub async fn get(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Body, CallError> {
+    /// Asks for the stream at `path` below the client's own, which is read until `until`.
+    pub async fn get(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        until: Instant,
+    ) -> Result<Body, CallError> {
+        if until <= Instant::now() {
+            return Err(CallError::timeout(Wait::Total));
+        }
         let mut url = self.below(path);
         url.query_pairs_mut().extend_pairs(query);
-        self.send(self.http.get(url), Form::Stream).await
+        let mut body = self.send(self.http.get(url), Form::Stream).await?;
+        body.total = body.total.min(until);
+        Ok(body)
     }
 
     fn below(&self, path: &[&str]) -> Url {

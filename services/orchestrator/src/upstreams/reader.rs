@@ -102,7 +102,8 @@ impl Reader {
                     self.has_events = true;
                     self.parser.push(&frame, events);
                 });
-                if !self.has_events {
+                // Of one that was begun before, nothing may be left.
+                if !self.has_events && !self.parser.goes_on() {
                     self.finished = true;
                     return Err(CallError::protocol(
                         "The upstream's answer is no event stream.",

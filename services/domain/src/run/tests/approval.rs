@@ -350,9 +350,7 @@ fn a_call_that_nobody_could_be_asked_about_is_not_made() {
 
         assert_eq!(run.next_step(), Step::CallModel);
 
-        for event in [call(0, "send", "{}")] {
-            run.on_model(event);
-        }
+        run.on_model(call(0, "send", "{}"));
         run.on_model_end();
         assert_eq!(waiting(&mut run).len(), 1);
     }

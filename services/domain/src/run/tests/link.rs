@@ -426,3 +426,46 @@ fn what_failed_attempts_used_is_counted_and_survives_a_takeover() {
     };
     assert_eq!(response.usage, Some(usage(8)));
 }
+
+#[test]
+fn a_response_that_is_named_when_some_of_it_was_said_is_not_gone_on_with() {
+    let said = vec![
+        done(
+            0,
+            json!({"type": "message", "content": [{"type": "output_text", "text": "So far"}]}),
+        ),
+        began(),
+        delta(1, Field::Text, " and on"),
+    ];
+    let mut first = run();
+    first.next_step();
+    say(&mut first, &said, None);
+    assert_eq!(first.link(), None);
+    let log = first.take_events();
+
+    for at in 1..=log.len() {
+        let (_, link) = taken_over(&log[..at], None);
+        assert_eq!(link, None, "cut at {at}");
+    }
+}
+
+#[test]
+fn what_was_said_without_a_number_is_not_covered_by_the_end() {
+    let mut first = run();
+    first.next_step();
+    let said = vec![began(), delta(0, Field::Text, "So far")];
+    say(&mut first, &said, None);
+    first.on_model(delta(0, Field::Text, " and on"));
+    first.on_model(the_end(Outcome::Completed, json!([])));
+    let mut log = first.take_events();
+
+    let (mut second, link) = taken_over(&log, None);
+
+    assert_eq!(link, None);
+    log.extend(end(&mut second));
+    assert_eq!(
+        Snapshot::of(&log).unwrap().response().output.len(),
+        1,
+        "nothing is said twice"
+    );
+}

@@ -42,11 +42,16 @@ impl Tracking {
         }
     }
 
-    /// Whether the event with this number was taken in before.
+    /// Whether the event with this number was taken in before: only a stream that was begun before tells one again.
     pub fn is_known(&self, sequence_number: Option<u64>) -> bool {
+        self.goes_on && !self.is_next(sequence_number)
+    }
+
+    /// Whether this number may follow; what has none may always.
+    fn is_next(&self, sequence_number: Option<u64>) -> bool {
         match (sequence_number, self.last) {
-            (Some(number), Some(last)) => number <= last,
-            (None, _) | (_, None) => false,
+            (Some(number), Some(last)) => number > last,
+            (None, _) | (_, None) => true,
         }
     }
 
@@ -77,6 +82,8 @@ impl Tracking {
         let Some(cursor) = sequence_number else {
             return;
         };
+        // Numbers that do not rise are no places: nobody can go on from here.
+        self.is_exact &= self.is_next(sequence_number);
         self.last = Some(cursor);
         if self.is_exact && self.unnamed.is_none() {
             events.push(ModelEvent::Heard { cursor });
@@ -88,4 +95,30 @@ impl Tracking {
 fn is_id(id: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     !id.is_empty() && id.len() <= MAX_ID_BYTES && id.bytes().all(is_plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn numbers_that_do_not_rise_hide_nothing_at_first_and_are_no_places_to_go_on_from() {
+        let mut tracking = Tracking::of_new("up");
+        let mut events = Vec::new();
+        let created = json!({"response": {"id": "resp_1"}});
+        tracking.name(created.as_object().unwrap(), &mut events);
+        events.clear();
+        for number in [0, 1, 1, 0, 2] {
+            assert!(!tracking.is_known(Some(number)));
+            tracking.heard(Some(number), &mut events);
+        }
+        let heard = [0, 1].map(|cursor| ModelEvent::Heard { cursor });
+        assert_eq!(events, heard);
+
+        let goes_on = Tracking::after(1);
+        let known = [0, 1, 2].map(|number| goes_on.is_known(Some(number)));
+        assert_eq!(known, [true, true, false]);
+    }
 }
