@@ -548,7 +548,7 @@ async fn a_configured_server_gets_its_headers_and_shares_names_with_one_of_a_req
     let stack = Stack::serve_with(TALARIA, options).await?;
     stack.upstream.push(
         ResponsesStream::new()
-            .function_call("call_a", "files__add", &[r#"{"a":1,"b":2}"#])
+            .function_call("call_a", "add", &[r#"{"a":1,"b":2}"#])
             .function_call("call_b", "mine__add", &[r#"{"a":3,"b":4}"#])
             .completed(),
     );
