@@ -4,6 +4,9 @@
 //! itself follows, under a call id that names the request. What was decided in the run is an `mcp_approval_response`
 //! among its output; what a later request decides is in that one's input.
 
+mod asked;
+mod held;
+
 use std::collections::HashSet;
 
 use bytes::Bytes;
@@ -11,15 +14,20 @@ use serde_json::{Value, json};
 use talaria_proto::v1::OutputItem;
 use talaria_proto::v1::event::Kind;
 
+use self::asked::asked;
 use super::ledger::read_arguments;
-use super::record::own_call_id;
 use super::shape::{item_type, text};
 use super::{Effect, Run, ToolShape, index_u32};
 use crate::ids::{ItemPlace, Side};
 use crate::item::{Item, json_bytes};
 use crate::marker::{Marker, upstream_id};
 use crate::model::{ItemKey, Object};
-use crate::snapshot::Snapshot;
+
+pub(super) use self::asked::is_reserved;
+pub use self::asked::{
+    Approvals, ApprovedCall, Choice, Decision, PendingCall, call_id_of, pending_calls,
+};
+pub(super) use self::held::HeldCall;
 
 const REQUEST: &str = "mcp_approval_request";
 const RESPONSE: &str = "mcp_approval_response";
@@ -30,233 +38,6 @@ const NOT_ASKED: &str = "A person has to agree to calls of this tool, and was no
 const OTHER_SERVER: &str =
     "The tool is another server's by now than the one that a person agreed to. It was not called.";
 const DENIED_BEFORE: &str = "The same call was denied before.";
-
-/// What becomes of calls that a person has to agree to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Approvals {
-    /// The response completes with the question; who continues it brings the answer.
-    #[default]
-    InNextRequest,
-    /// The run waits for the answer.
-    Waits,
-    /// Nobody can be asked: the model is told so.
-    Impossible,
-}
-
-/// What a person decided about a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Choice {
-    Once,
-    /// Also for further calls of the tool in the same session.
-    Session,
-    /// Also for all further calls of the tool.
-    Always,
-    Deny,
-}
-
-/// A decision, and who made it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// The id of the `mcp_approval_request`.
-    pub request_id: String,
-    pub choice: Choice,
-    /// What the model is told with it.
-    pub reason: Option<String>,
-    /// Who decided, as they call themselves.
-    pub decided_by: String,
-}
-
-/// A call that waits for a person.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PendingCall {
-    /// The id of the `mcp_approval_request`.
-    pub request_id: String,
-    pub server_label: String,
-    pub name: String,
-    /// As the model wrote them.
-    pub arguments: String,
-    /// Until when it waits, in Unix seconds.
-    pub until: i64,
-}
-
-/// A call that was asked about in an earlier response and agreed to in the request of this one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApprovedCall {
-    /// The id of the `mcp_approval_request`.
-    pub request_id: String,
-    pub server_label: String,
-    pub name: String,
-    pub arguments: String,
-    pub effect: Effect,
-    /// The upstream's id of the call.
-    pub upstream_id: String,
-}
-
-/// A call while the model writes it.
-#[derive(Debug)]
-pub(super) struct HeldCall {
-    pub key: ItemKey,
-    item: Object,
-    arguments: String,
-}
-
-/// A question in the log, and what came of it.
-#[derive(Debug)]
-struct Asked {
-    call: ApprovedCall,
-    until: i64,
-    decision: Option<Choice>,
-    is_made: bool,
-}
-
-impl Choice {
-    pub fn parse(word: &str) -> Option<Self> {
-        [Self::Once, Self::Session, Self::Always, Self::Deny]
-            .into_iter()
-            .find(|choice| choice.as_str() == word)
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Once => "once",
-            Self::Session => "session",
-            Self::Always => "always",
-            Self::Deny => "deny",
-        }
-    }
-
-    pub fn agrees(self) -> bool {
-        match self {
-            Self::Once | Self::Session | Self::Always => true,
-            Self::Deny => false,
-        }
-    }
-}
-
-impl Decision {
-    /// Reads an `mcp_approval_response` among a run's output; `None` for anything else.
-    pub fn of_item(item: &Object, upstream_id: &str) -> Option<Self> {
-        let marker = Marker::parse(upstream_id)?;
-        if item_type(item) != Some(RESPONSE) {
-            return None;
-        }
-        Some(Self {
-            request_id: text(item, "approval_request_id").to_owned(),
-            choice: marker.choice?,
-            reason: item
-                .get("reason")
-                .and_then(Value::as_str)
-                .map(str::to_owned),
-            decided_by: marker.decided_by,
-        })
-    }
-}
-
-impl ApprovedCall {
-    /// Reads an `mcp_approval_request` of ours as the log or a turn holds it, and until when it waits; `None` for
-    /// anything else.
-    pub fn of_request(item: &Bytes, upstream_id: &str) -> Option<(Self, i64)> {
-        let marker = Marker::parse(upstream_id)?;
-        // Only questions have one, and most items are none, and long.
-        let until = marker.until?;
-        let item: Object = serde_json::from_slice(item).ok()?;
-        if item_type(&item) != Some(REQUEST) {
-            return None;
-        }
-        let call = Self {
-            request_id: text(&item, "id").to_owned(),
-            server_label: text(&item, "server_label").to_owned(),
-            name: text(&item, "name").to_owned(),
-            arguments: text(&item, "arguments").to_owned(),
-            effect: marker.effect,
-            upstream_id: marker.upstream_id,
-        };
-        Some((call, until))
-    }
-
-    /// The id that the call has once it is made.
-    pub fn call_id(&self) -> Option<String> {
-        call_id_of(&self.request_id)
-    }
-}
-
-/// The id of the call that an approval request is about; `None` for one that is not ours.
-pub fn call_id_of(request_id: &str) -> Option<String> {
-    let place = ItemPlace::parse(request_id)?;
-    request_id.starts_with("mcpr_").then(|| own_call_id(place))
-}
-
-/// Whether an id is of the form that calls of ours have which a person agreed to. Models' calls get others.
-pub(super) fn is_reserved(call_id: &str) -> bool {
-    call_id.starts_with("call_") && ItemPlace::parse(call_id).is_some()
-}
-
-/// The calls of a run that wait for a person.
-pub fn pending_calls(snapshot: &Snapshot) -> Vec<PendingCall> {
-    let asked = asked(snapshot).into_iter();
-    asked
-        .filter(|asked| asked.decision.is_none() && !asked.is_made)
-        .map(|Asked { call, until, .. }| PendingCall {
-            request_id: call.request_id,
-            server_label: call.server_label,
-            name: call.name,
-            arguments: call.arguments,
-            until,
-        })
-        .collect()
-}
-
-/// The questions of a run in their order.
-fn asked(snapshot: &Snapshot) -> Vec<Asked> {
-    let mut asked: Vec<Asked> = Vec::new();
-    for item in snapshot.items() {
-        let (json, upstream_id) = match item {
-            Item::Done { json, upstream_id } => (json, upstream_id),
-            Item::Open(item) => {
-                // A call that is open is whole, or is closed when the run goes on.
-                if item.item_type == "mcp_call" && item.text_is_whole {
-                    mark_made(&mut asked, text(&item.added, "approval_request_id"), "");
-                }
-                continue;
-            }
-        };
-        if let Some((call, until)) = ApprovedCall::of_request(json, upstream_id) {
-            let (decision, is_made) = (None, false);
-            asked.push(Asked {
-                call,
-                until,
-                decision,
-                is_made,
-            });
-        } else if !asked.is_empty()
-            && let Ok(item) = serde_json::from_slice::<Object>(json)
-        {
-            if let Some(decision) = Decision::of_item(&item, upstream_id) {
-                let is_it = |asked: &&mut Asked| asked.call.request_id == decision.request_id;
-                if let Some(asked) = asked.iter_mut().find(is_it) {
-                    asked.decision = Some(decision.choice);
-                }
-            } else if text(&item, "status") != "incomplete"
-                && text(&item, "type").ends_with("_call")
-            {
-                let request_id = text(&item, "approval_request_id");
-                mark_made(&mut asked, request_id, text(&item, "call_id"));
-            }
-        }
-    }
-    asked
-}
-
-fn mark_made(asked: &mut [Asked], request_id: &str, call_id: &str) {
-    let is_it = |asked: &&mut Asked| {
-        let call = &asked.call;
-        call.request_id == request_id
-            || (!call_id.is_empty() && call.call_id().is_some_and(|own| own == call_id))
-    };
-    if let Some(asked) = asked.iter_mut().find(is_it) {
-        asked.is_made = true;
-    }
-}
 
 impl Run {
     /// Takes in what was decided about calls that wait. What is decided already stays so.
@@ -386,73 +167,7 @@ impl Run {
         })
     }
 
-    /// Takes in that the model begins such a call.
-    pub(super) fn hold(&mut self, key: ItemKey, item: Object) {
-        if self.held(key).is_none() {
-            let arguments = String::new();
-            self.held.push(HeldCall {
-                key,
-                item,
-                arguments,
-            });
-        }
-    }
-
-    /// The call that the model writes under `key`.
-    pub(super) fn held(&mut self, key: ItemKey) -> Option<&mut HeldCall> {
-        self.held.iter_mut().rev().find(|call| call.key == key)
-    }
-
-    /// Takes in that the model's call under `key` is whole. It is shown when the model call ends, with what that cost.
-    pub(super) fn held_done(&mut self, key: ItemKey, whole: &Object) {
-        self.hold(key, whole.clone());
-        let Some(call) = self.held(key) else { return };
-        match whole.get("arguments") {
-            Some(Value::String(text)) if !text.is_empty() => call.arguments.clone_from(text),
-            None | Some(Value::Null | Value::String(_)) => {}
-            // Some relays send the arguments as JSON, not as its text.
-            Some(json) => call.arguments = json.to_string(),
-        }
-        for (name, value) in whole {
-            call.item.insert(name.clone(), value.clone());
-        }
-        if text(whole, "status") == "incomplete" {
-            self.held.retain(|call| call.key != key);
-        }
-    }
-
-    /// Takes in that the model call ended well: what it was writing is whole.
-    pub(super) fn held_all_done(&mut self) {
-        for HeldCall {
-            key,
-            item,
-            arguments,
-        } in std::mem::take(&mut self.held)
-        {
-            self.ask(key, &item, &arguments);
-        }
-    }
-
-    /// Forgets what of the model call was never shown.
-    pub fn forget_unshown(&mut self) {
-        self.held.clear();
-    }
-
-    /// Whether the model call under way has said anything, shown or not.
-    pub fn step_has_said(&self) -> bool {
-        self.step_has_shown() || !self.held.is_empty()
-    }
-
-    /// Whether a call that is not shown stands in the middle of its arguments.
-    pub(super) fn holds_half_a_call(&self) -> bool {
-        let is_whole = |call: &HeldCall| {
-            let arguments = call.arguments.as_str();
-            serde_json::from_str::<serde::de::IgnoredAny>(arguments).is_ok()
-        };
-        self.held.iter().any(|call| !is_whole(call))
-    }
-
-    fn ask(&mut self, key: ItemKey, item: &Object, arguments: &str) {
+    pub(super) fn ask(&mut self, key: ItemKey, item: &Object, arguments: &str) {
         let name = text(item, "name");
         let Some(tool) = self.server_tools.tools.get(name) else {
             return;
@@ -618,16 +333,6 @@ impl Run {
             side: Side::Output,
             index: index_u32(index),
         }
-    }
-}
-
-impl HeldCall {
-    pub(super) fn push(&mut self, delta: &str) {
-        self.arguments.push_str(delta);
-    }
-
-    pub(super) fn set(&mut self, arguments: &str) {
-        arguments.clone_into(&mut self.arguments);
     }
 }
 
