@@ -90,11 +90,11 @@ pub struct GatewayFlags {
     /// Address that clients talk to [default: 127.0.0.1:8642]
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
-    /// The orchestrator that starts runs
-    #[arg(long, value_name = "URL")]
+    /// The orchestrators: one URL, or several with commas; a name stands for all its addresses
+    #[arg(long, value_name = "URLS")]
     pub orchestrator: Option<String>,
-    /// The store service
-    #[arg(long, value_name = "URL")]
+    /// The stores, likewise
+    #[arg(long, value_name = "URLS")]
     pub store: Option<String>,
 }
 
@@ -105,11 +105,11 @@ pub struct OrchestratorFlags {
     /// Address that façades talk to [default: 127.0.0.1:8643]
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
-    /// Where other processes reach this one [default: the listen address]
+    /// Where other processes reach this one, and only this one [default: the listen address, or this machine's own]
     #[arg(long, value_name = "URL")]
     pub advertise: Option<String>,
-    /// The store service
-    #[arg(long, value_name = "URL")]
+    /// The stores: one URL, or several with commas; a name stands for all its addresses
+    #[arg(long, value_name = "URLS")]
     pub store: Option<String>,
 }
 

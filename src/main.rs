@@ -80,15 +80,16 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
             }
             Role::Gateway {
                 server,
-                orchestrator,
-                store,
-            } => services::run_gateway(settings, server, orchestrator, store, stop.clone()).await,
+                orchestrators,
+                stores,
+            } => services::run_gateway(settings, server, orchestrators, stores, stop.clone()).await,
             Role::Orchestrator {
                 listen,
                 advertise,
-                store,
+                stores,
             } => {
-                services::run_orchestrator(settings, *listen, advertise, store, stop.clone()).await
+                let advertise = advertise.as_deref();
+                services::run_orchestrator(settings, *listen, advertise, stores, stop.clone()).await
             }
             Role::Store {
                 listen,

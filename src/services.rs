@@ -2,7 +2,7 @@
 
 mod agents;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use secrecy::ExposeSecret;
 use talaria_domain::run::Choice;
 use talaria_gateway::{Cors, Gateway};
 use talaria_orchestrator::{ApprovalTiming, Orchestrator};
-use talaria_runtime::link;
+use talaria_runtime::link::{self, Replicas};
 use talaria_runtime::server::GrpcServer;
 use talaria_store::Store;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 
@@ -51,8 +51,9 @@ impl AllInOne {
         let orchestrator = Orchestrator::start(config, store_link())?;
         let gateway = Gateway::new(
             gateway_config(server),
-            link::local(orchestrator.server()),
+            Replicas::local(link::local(orchestrator.server())),
             store_link(),
+            stop.clone(),
             stop.clone(),
         );
         let drain = settings.runs.drain;
@@ -79,38 +80,51 @@ impl AllInOne {
     }
 }
 
-/// A façade alone, until `stop`.
+/// A façade alone. From `stop` on it is not ready, and a moment later it stops.
 pub async fn run_gateway(
     settings: &Settings,
     server: &Server,
-    orchestrator: &str,
-    store: &str,
+    orchestrators: &[String],
+    stores: &[String],
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let listener = listen(server.listen).await?;
+    let stores = replicas(stores, settings)?;
+    let stop_now = CancellationToken::new();
     let gateway = Gateway::new(
         gateway_config(server),
-        remote(orchestrator, settings)?,
-        remote(store, settings)?,
+        replicas(orchestrators, settings)?,
+        stores.link(),
         stop.clone(),
+        stop_now.clone(),
     );
     say_address("gateway", listener.local_addr()?);
-    talaria_gateway::serve(gateway, listener, stop)
-        .await
-        .context("serving HTTP")
+    let serving = talaria_gateway::serve(gateway, listener, stop_now.clone());
+    let stopping = async {
+        stop.cancelled().await;
+        tokio::time::sleep(server.drain).await;
+        stop_now.cancel();
+    };
+    let (outcome, ()) = tokio::join!(serving, stopping);
+    outcome.context("serving HTTP")
 }
 
 /// An orchestrator alone, until `stop`.
 pub async fn run_orchestrator(
     settings: &Settings,
     address: SocketAddr,
-    advertise: &str,
-    store: &str,
+    advertise: Option<&str>,
+    stores: &[String],
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let server = GrpcServer::bind(address, token(settings)).await?;
-    let config = orchestrator_config(settings, advertise.to_owned(), false)?;
-    let orchestrator = Orchestrator::start(config, remote(store, settings)?)?;
+    let advertise = match advertise {
+        Some(advertise) => advertise.to_owned(),
+        None => own_url(server.address()?, stores).await?,
+    };
+    tracing::info!(advertise, "others reach this process there");
+    let config = orchestrator_config(settings, advertise, false)?;
+    let orchestrator = Orchestrator::start(config, replicas(stores, settings)?.link())?;
     say_address("orchestrator", server.address()?);
     let guard = server.guard();
     let service = InterceptedService::new(orchestrator.server(), guard);
@@ -181,8 +195,42 @@ fn token(settings: &Settings) -> Option<String> {
         .map(|token| token.expose_secret().to_owned())
 }
 
-fn remote(url: &str, settings: &Settings) -> anyhow::Result<link::Link> {
-    link::remote(url, token(settings)).with_context(|| format!("{url} is no usable URL"))
+fn replicas(urls: &[String], settings: &Settings) -> anyhow::Result<Replicas> {
+    Replicas::remote(urls, token(settings).as_deref())
+        .with_context(|| format!("{} cannot be used", urls.join(", ")))
+}
+
+/// Where others reach what listens on `address`: there, or, if it listens on all addresses, on the one from which the
+/// stores are reached.
+async fn own_url(address: SocketAddr, stores: &[String]) -> anyhow::Result<String> {
+    if !address.ip().is_unspecified() {
+        return Ok(format!("http://{address}"));
+    }
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let mut own = None;
+    for uri in stores
+        .iter()
+        .filter_map(|url| url.parse::<http::Uri>().ok())
+    {
+        let host = uri.host().unwrap_or_default();
+        // Nothing is sent: it only chooses a route.
+        let socket = UdpSocket::bind((any, 0)).await?;
+        if socket
+            .connect((host, uri.port_u16().unwrap_or(80)))
+            .await
+            .is_ok()
+        {
+            own = Some(socket.local_addr()?.ip());
+            break;
+        }
+    }
+    let own = own.context(
+        "cannot tell at which address others reach this process: say it with --advertise http://host:port",
+    )?;
+    Ok(format!("http://{}", SocketAddr::new(own, address.port())))
 }
 
 fn gateway_config(server: &Server) -> talaria_gateway::Config {

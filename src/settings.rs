@@ -70,13 +70,14 @@ pub enum Role {
     },
     Gateway {
         server: Server,
-        orchestrator: String,
-        store: String,
+        orchestrators: Vec<String>,
+        stores: Vec<String>,
     },
     Orchestrator {
         listen: SocketAddr,
-        advertise: String,
-        store: String,
+        /// Where others reach it, if that was said.
+        advertise: Option<String>,
+        stores: Vec<String>,
     },
     Store {
         listen: SocketAddr,
@@ -201,12 +202,12 @@ fn role(command: Command, sources: &Sources<'_>) -> Result<Role, Error> {
         },
         Command::Gateway(flags) => Role::Gateway {
             server: server(flags.listen, sources)?,
-            orchestrator: service_url(
+            orchestrators: service_urls(
                 flag("--orchestrator", flags.orchestrator)
                     .or_else(|| sources.environment(&["TALARIA_ORCHESTRATOR"])),
                 "--orchestrator",
             )?,
-            store: store_url(flags.store, sources)?,
+            stores: store_urls(flags.store, sources)?,
         },
         Command::Orchestrator(flags) => orchestrator(flags, sources)?,
         Command::Store(flags) => Role::Store {
@@ -246,35 +247,32 @@ fn import(source: ImportSource, sources: &Sources<'_>) -> Result<Role, Error> {
 
 fn orchestrator(flags: OrchestratorFlags, sources: &Sources<'_>) -> Result<Role, Error> {
     let listen = service_address(flags.listen, sources, loopback(ORCHESTRATOR_PORT))?;
-    let given = flag("--advertise", flags.advertise)
-        .or_else(|| sources.environment(&["TALARIA_ADVERTISE"]));
-    let advertise = match given {
-        Some(found) => http_url(found)?,
-        None if listen.ip().is_unspecified() => {
-            return Err(Origin::Default("--advertise").error(format!(
-                "is required, because {listen} is no address at which others can reach this process"
-            )));
-        }
-        None => format!("http://{listen}"),
-    };
+    let advertise = flag("--advertise", flags.advertise)
+        .or_else(|| sources.environment(&["TALARIA_ADVERTISE"]))
+        .map(http_url)
+        .transpose()?;
     Ok(Role::Orchestrator {
         listen,
         advertise,
-        store: store_url(flags.store, sources)?,
+        stores: store_urls(flags.store, sources)?,
     })
 }
 
-fn store_url(given: Option<String>, sources: &Sources<'_>) -> Result<String, Error> {
+fn store_urls(given: Option<String>, sources: &Sources<'_>) -> Result<Vec<String>, Error> {
     let found = flag("--store", given).or_else(|| sources.environment(&["TALARIA_STORE"]));
-    service_url(found, "--store")
+    service_urls(found, "--store")
 }
 
-fn service_url(found: Option<Found<String>>, setting: &'static str) -> Result<String, Error> {
-    http_url(required(
-        found,
-        setting,
-        "the URL of that service is required",
-    )?)
+/// One URL, or several with commas between them.
+fn service_urls(found: Option<Found<String>>, setting: &'static str) -> Result<Vec<String>, Error> {
+    let Found { value, origin } = required(found, setting, "the URL of that service is required")?;
+    let url = |url: &str| {
+        http_url(Found {
+            value: url.trim().to_owned(),
+            origin: origin.clone(),
+        })
+    };
+    value.split(',').map(url).collect()
 }
 
 /// Checks the shape of a URL and takes the slash off its end.

@@ -9,16 +9,20 @@ use talaria_proto::v1::{
     StartRunRequest, StartRunResponse,
 };
 use talaria_runtime::error::Reason;
+use talaria_runtime::link;
 use tonic::{Code, Status, Streaming};
 
 use crate::error::ApiError;
-use crate::follow::{Follow, in_time};
+use crate::follow::{Follow, in_time, within};
+use crate::orchestrators::Runs;
 use crate::{Gateway, Tenant};
 
 /// How long an admission may take.
 const ADMISSION: Duration = Duration::from_secs(20);
 /// How long a run that is cancelled may take to stop.
 const CANCEL: Duration = Duration::from_secs(25);
+/// How much of that the run's owner may take.
+const ASK_OWNER: Duration = Duration::from_secs(5);
 /// How long a store that does not answer is left alone.
 const POLL: Duration = Duration::from_millis(250);
 
@@ -42,23 +46,57 @@ pub async fn start_run(gateway: &Gateway, request: StartRunRequest) -> Result<St
     if gateway.stop.is_cancelled() {
         return Err(draining());
     }
-    let mut runs = gateway.runs.clone();
-    let admission = async {
-        let mut updates = runs.start_run(request).await?.into_inner();
-        match updates.message().await?.and_then(|first| first.message) {
-            Some(Message::Admitted(pb::Admitted {
-                response: Some(created),
-            })) => Ok(Started::New {
-                created: Box::new(created),
-                updates,
-            }),
-            Some(Message::Replayed(replayed)) => Ok(Started::Replayed {
-                id: replayed.response_id,
-            }),
-            _ => Err(Status::internal("a run began without its admission")),
+    Ok(await_for(ADMISSION, admit(gateway, request)).await?)
+}
+
+/// Has a run admitted by the orchestrator with the most room that takes it.
+async fn admit(gateway: &Gateway, request: StartRunRequest) -> Result<Started, Status> {
+    let mut refusal = None;
+    for runs in gateway.orchestrators.each() {
+        match admit_at(runs, request.clone()).await {
+            Err(status) if may_start_elsewhere(&status, request.idempotency.is_some()) => {
+                // That there is no room says more than that one cannot be reached.
+                if refusal.as_ref().and_then(Reason::of) != Some(Reason::RateLimitExceeded) {
+                    refusal = Some(status);
+                }
+            }
+            outcome => return outcome,
         }
-    };
-    Ok(await_for(ADMISSION, admission).await?)
+    }
+    Err(refusal.unwrap_or_else(|| Reason::OrchestratorUnavailable.status("There is none.")))
+}
+
+async fn admit_at(mut runs: Runs, request: StartRunRequest) -> Result<Started, Status> {
+    let mut updates = runs.start_run(request).await?.into_inner();
+    match updates.message().await?.and_then(|first| first.message) {
+        Some(Message::Admitted(pb::Admitted {
+            response: Some(created),
+        })) => Ok(Started::New {
+            created: Box::new(created),
+            updates,
+        }),
+        Some(Message::Replayed(replayed)) => Ok(Started::Replayed {
+            id: replayed.response_id,
+        }),
+        _ => Err(Status::internal("a run began without its admission")),
+    }
+}
+
+/// Whether a request that was answered so can be made at another orchestrator without becoming two runs.
+fn may_start_elsewhere(status: &Status, has_key: bool) -> bool {
+    match Reason::of(status) {
+        Some(reason) => {
+            matches!(
+                reason,
+                Reason::OrchestratorUnavailable | Reason::RateLimitExceeded
+            )
+        }
+        None if has_key => matches!(
+            status.code(),
+            Code::Unavailable | Code::Unknown | Code::Cancelled
+        ),
+        None => link::is_unsent(status),
+    }
 }
 
 /// The final response of a run that was just started: from its updates, or, where they break off and the run is stored,
@@ -101,8 +139,13 @@ pub async fn get_response(
 
 /// Reads a stored response's events after `starting_after`, or from the first.
 pub fn follow(gateway: &Gateway, tenant: &Tenant, id: &str, starting_after: Option<u64>) -> Follow {
-    let Gateway { runs, store, .. } = gateway.clone();
-    Follow::new(tenant.0.clone(), id.to_owned(), starting_after, runs, store)
+    let Gateway {
+        orchestrators,
+        store,
+        ..
+    } = gateway.clone();
+    let id = id.to_owned();
+    Follow::new(tenant.0.clone(), id, starting_after, orchestrators, store)
 }
 
 /// Where the events of a response that has ended end for readers, given where its log ended: without the log, what is
@@ -171,8 +214,28 @@ pub async fn cancel_run(gateway: &Gateway, tenant: &Tenant, id: &str) -> Result<
         tenant: tenant.0.clone(),
         response_id: id.to_owned(),
     };
-    let mut runs = gateway.runs.clone();
-    let cancelling = async { runs.cancel_run(cancel).await.map(drop) };
+    let cancelling = async {
+        let mut store = gateway.store.clone();
+        let owner = gateway
+            .orchestrators
+            .owner(&mut store, &tenant.0, id)
+            .await?;
+        if let Some(mut owner) = owner {
+            let asked = within(ASK_OWNER, owner.cancel_run(cancel.clone())).await;
+            match asked {
+                Ok(_) => return Ok(()),
+                Err(status) if Reason::of(&status).is_some() => return Err(status),
+                // It may be dead: another leaves word in the run's row.
+                Err(_) => {}
+            }
+        }
+        gateway
+            .orchestrators
+            .any()
+            .cancel_run(cancel)
+            .await
+            .map(drop)
+    };
     match await_for(CANCEL, cancelling).await {
         Ok(()) => Ok(true),
         Err(status) if Reason::of(&status) == Some(Reason::RunNotHere) => Ok(false),

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use talaria_domain::snapshot::is_terminal_event;
-use talaria_proto::v1::run_service_client::RunServiceClient;
 use talaria_proto::v1::start_run_response::Message;
 use talaria_proto::v1::store_service_client::StoreServiceClient;
 use talaria_proto::v1::{
@@ -16,8 +15,12 @@ use talaria_proto::v1::{
 use talaria_runtime::link::Link;
 use tonic::{Code, Status, Streaming};
 
+use crate::orchestrators::Orchestrators;
+
 /// How long one call to another service may take to begin.
 const CALL: Duration = Duration::from_secs(5);
+/// How long an owner may take to begin a live stream: one that is frozen must not keep a reader from the log.
+const SUBSCRIBE: Duration = Duration::from_millis(1500);
 /// Pauses between tries to find the owner: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
@@ -27,7 +30,7 @@ pub struct Follow {
     response_id: String,
     /// The sequence number that it wants next.
     next_seq: u64,
-    runs: RunServiceClient<Link>,
+    orchestrators: Orchestrators,
     store: StoreServiceClient<Link>,
     source: Source,
     pause: Duration,
@@ -53,14 +56,14 @@ impl Follow {
         tenant: String,
         response_id: String,
         starting_after: Option<u64>,
-        runs: RunServiceClient<Link>,
+        orchestrators: Orchestrators,
         store: StoreServiceClient<Link>,
     ) -> Self {
         Self {
             tenant,
             response_id,
             next_seq: starting_after.map_or(0, |seq| seq.saturating_add(1)),
-            runs,
+            orchestrators,
             store,
             source: Source::Behind,
             pause: PAUSES.0,
@@ -129,15 +132,15 @@ impl Follow {
                 self.source = Source::Log(log.into_inner());
             }
             Source::CaughtUp => {
-                let request = SubscribeRunRequest {
-                    tenant: self.tenant.clone(),
-                    response_id: self.response_id.clone(),
-                    starting_after: self.next_seq.checked_sub(1),
+                let live = match self.subscribe().await {
+                    Ok(live) => live,
+                    // The response may be gone, which its log says.
+                    Err(status) => {
+                        tracing::debug!(code = ?status.code(), "cannot follow a run where it is");
+                        None
+                    }
                 };
-                self.source = match in_time(self.runs.subscribe_run(request)).await {
-                    Ok(live) => Source::Live(live.into_inner()),
-                    Err(_) => Source::Pausing,
-                };
+                self.source = live.map_or(Source::Pausing, Source::Live);
             }
             Source::Pausing => {
                 tokio::time::sleep(self.pause).await;
@@ -146,6 +149,25 @@ impl Follow {
             }
         }
         Ok(None)
+    }
+
+    /// The live stream of whoever executes the run; none where nobody does.
+    async fn subscribe(&mut self) -> Result<Option<Streaming<SubscribeRunResponse>>, Status> {
+        let (tenant, id) = (&self.tenant, &self.response_id);
+        let Some(mut runs) = self
+            .orchestrators
+            .owner(&mut self.store, tenant, id)
+            .await?
+        else {
+            return Ok(None);
+        };
+        let request = SubscribeRunRequest {
+            tenant: self.tenant.clone(),
+            response_id: self.response_id.clone(),
+            starting_after: self.next_seq.checked_sub(1),
+        };
+        let live = within(SUBSCRIBE, runs.subscribe_run(request)).await?;
+        Ok(Some(live.into_inner()))
     }
 
     /// The events of a chunk that are wanted; moves the cursor.
@@ -181,12 +203,20 @@ impl Follow {
 
 /// Bounds the beginning of a call.
 pub async fn in_time<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    within(CALL, call).await
+}
+
+/// Bounds the beginning of a call by a time of its own.
+pub async fn within<T>(
+    longest: Duration,
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
     let late = || {
         Err(Status::deadline_exceeded(
             "a service did not answer in time",
         ))
     };
-    tokio::time::timeout(CALL, call)
+    tokio::time::timeout(longest, call)
         .await
         .unwrap_or_else(|_| late())
 }

@@ -23,11 +23,10 @@ pub async fn health() -> Json<Value> {
 
 /// `GET /health/detailed`: how the parts are and what they do, in the shape of a Hermes server. 200 whatever it says.
 pub async fn detailed(State(gateway): State<Gateway>) -> Json<Value> {
-    let (mut store, mut runs) = (gateway.store.clone(), gateway.runs.clone());
-    let mut agents = gateway.runs.clone();
-    let (stored, status, agents) = tokio::join!(
+    let (mut store, mut agents) = (gateway.store.clone(), gateway.orchestrators.any());
+    let (stored, orchestrator, agents) = tokio::join!(
         tokio::time::timeout(PATIENCE, store.check_ready(CheckReadyRequest {})),
-        tokio::time::timeout(PATIENCE, runs.get_status(GetStatusRequest {})),
+        status_of_all(&gateway),
         tokio::time::timeout(PATIENCE, agents.list_agents(ListAgentsRequest {})),
     );
     let seen = Seen {
@@ -36,19 +35,37 @@ pub async fn detailed(State(gateway): State<Gateway>) -> Json<Value> {
             Ok(Ok(agents)) => agents.into_inner().agents.len(),
             Ok(Err(_)) | Err(_) => 0,
         },
-        orchestrator: match status {
-            Ok(Ok(status)) => Some(status.into_inner()),
-            Ok(Err(_)) | Err(_) => None,
-        },
-        stops: gateway.stop.is_cancelled(),
+        orchestrator,
+        stops: gateway.draining.is_cancelled(),
     };
     Json(details(&seen, std::process::id()))
+}
+
+/// What all orchestrators that answer do together; none if none does. They drain if all of them do.
+async fn status_of_all(gateway: &Gateway) -> Option<GetStatusResponse> {
+    let asking = gateway
+        .orchestrators
+        .each()
+        .into_iter()
+        .map(|mut runs| async move {
+            let asked = tokio::time::timeout(PATIENCE, runs.get_status(GetStatusRequest {})).await;
+            Some(asked.ok()?.ok()?.into_inner())
+        });
+    let told = futures::future::join_all(asking)
+        .await
+        .into_iter()
+        .flatten();
+    told.reduce(|one, other| GetStatusResponse {
+        active_runs: one.active_runs.saturating_add(other.active_runs),
+        max_concurrent: one.max_concurrent.saturating_add(other.max_concurrent),
+        draining: one.draining && other.draining,
+    })
 }
 
 /// What a look at the parts shows.
 struct Seen {
     store_answers: bool,
-    /// How many agents the orchestrator serves.
+    /// How many agents the orchestrators serve.
     agents: usize,
     orchestrator: Option<GetStatusResponse>,
     /// Whether the façade is stopping.
@@ -105,13 +122,13 @@ fn details(seen: &Seen, pid: u32) -> Value {
 
 /// `GET /health/ready`: the store's database and the orchestrator answer, and the façade is not stopping.
 pub async fn ready(State(gateway): State<Gateway>) -> Result<Json<Value>, ApiError> {
-    if gateway.stop.is_cancelled() {
+    if gateway.draining.is_cancelled() {
         return Err(ApiError::unavailable(
             "gateway_draining",
             "The server is stopping.",
         ));
     }
-    let (mut store, mut runs) = (gateway.store.clone(), gateway.runs.clone());
+    let (mut store, mut runs) = (gateway.store.clone(), gateway.orchestrators.any());
     let (stored, run) = tokio::join!(
         tokio::time::timeout(PATIENCE, store.check_ready(CheckReadyRequest {})),
         tokio::time::timeout(PATIENCE, runs.list_agents(ListAgentsRequest {})),

@@ -15,6 +15,7 @@ mod front;
 mod health;
 mod idempotency;
 mod models;
+mod orchestrators;
 mod paging;
 pub mod render;
 pub mod responses;
@@ -30,12 +31,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use talaria_proto::v1::run_service_client::RunServiceClient;
 use talaria_proto::v1::store_service_client::StoreServiceClient;
-use talaria_runtime::link::{Link, MAX_MESSAGE_BYTES};
+use talaria_runtime::link::{Link, MAX_MESSAGE_BYTES, Replicas};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use orchestrators::Orchestrators;
 pub use server::serve;
 
 /// What a façade needs to know.
@@ -76,8 +77,10 @@ pub enum Cors {
 #[derive(Clone)]
 pub struct Gateway {
     config: Arc<Config>,
-    runs: RunServiceClient<Link>,
+    orchestrators: Orchestrators,
     store: StoreServiceClient<Link>,
+    /// Set when it is about to stop: it is not to be sent requests any more.
+    draining: CancellationToken,
     /// Set when it stops: open streams end.
     stop: CancellationToken,
     /// What is still to be done for requests whose clients have left.
@@ -85,18 +88,22 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A façade in front of an orchestrator and a store.
-    pub fn new(config: Config, orchestrator: Link, store: Link, stop: CancellationToken) -> Self {
-        let runs = RunServiceClient::new(orchestrator)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    /// A façade in front of orchestrators and stores. It is not ready any more from `draining` on, and stops at `stop`.
+    pub fn new(
+        config: Config,
+        orchestrators: Replicas,
+        store: Link,
+        draining: CancellationToken,
+        stop: CancellationToken,
+    ) -> Self {
         let store = StoreServiceClient::new(store)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         Self {
             config: Arc::new(config),
-            runs,
+            orchestrators: Orchestrators::new(orchestrators),
             store,
+            draining,
             stop,
             tasks: TaskTracker::new(),
         }

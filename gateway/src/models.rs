@@ -35,7 +35,13 @@ pub async fn retrieve_model(
 
 /// The agents; the first is the default.
 pub async fn agents(gateway: &Gateway) -> Result<Vec<Agent>, ApiError> {
-    let agents = in_time(gateway.runs.clone().list_agents(ListAgentsRequest {})).await?;
+    let agents = in_time(
+        gateway
+            .orchestrators
+            .any()
+            .list_agents(ListAgentsRequest {}),
+    )
+    .await?;
     Ok(agents.into_inner().agents)
 }
 

@@ -29,10 +29,10 @@ use self::object::{
 };
 use self::request::{approval, create_run_request, last_event_id, list_request, not_found, run_id};
 use self::stream::{catch_up, run_stream};
-use crate::calls::{Started, cancel_run, get_response, of_store, shown_end, start_run};
+use crate::calls::{Started, cancel_run, follow, get_response, of_store, shown_end, start_run};
 use crate::error::ApiError;
 use crate::events::Events;
-use crate::follow::{Follow, in_time};
+use crate::follow::in_time;
 use crate::front::read_body;
 use crate::paging::envelope;
 use crate::session::{self, Session};
@@ -156,15 +156,9 @@ async fn run_events(
                 .map_err(of_store)
                 .map_err(|status| run_error(&id, status))?;
         }
-        let Gateway { runs, store, .. } = gateway.clone();
         let starting_after = wanted.checked_sub(1);
-        let follow = Follow::new(
-            tenant.0,
-            response_id.to_string(),
-            starting_after,
-            runs,
-            store,
-        );
+        let id = response_id.to_string();
+        let follow = follow(&gateway, &tenant, &id, starting_after);
         Events::Stored(Box::new(follow))
     };
     let stop = gateway.stop.clone();
@@ -231,7 +225,7 @@ async fn approve_run(
         decided_by: approval.decided_by,
         agent: String::new(),
     };
-    let decided = in_time(gateway.runs.clone().decide_approval(decide))
+    let decided = in_time(gateway.orchestrators.any().decide_approval(decide))
         .await
         .map_err(|status| run_error(&id, status))?
         .into_inner();

@@ -35,6 +35,7 @@ pub struct Server {
     pub cors_origins: Option<OneOrMany>,
     pub max_body_bytes: Option<NonZeroUsize>,
     pub keepalive_seconds: Option<NonZeroU64>,
+    pub drain_seconds: Option<u32>,
     pub allow_remote_images: Option<bool>,
     pub strict_models: Option<bool>,
     pub chat_disconnect: Option<ChatDisconnect>,

@@ -14,6 +14,7 @@ use super::sources::{Sources, flag};
 const DEFAULT_PORT: u16 = 8642;
 const DEFAULT_MAX_BODY_BYTES: usize = 10_000_000;
 const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(10);
+const DEFAULT_DRAIN: Duration = Duration::from_secs(2);
 const MIN_KEY_CHARACTERS: usize = 16;
 
 /// How the façade meets its clients.
@@ -26,6 +27,8 @@ pub struct Server {
     pub max_body_bytes: usize,
     /// How long a stream may be silent before a comment is sent.
     pub keepalive: Duration,
+    /// How long a façade of its own goes on after it said that it is not ready any more.
+    pub drain: Duration,
     /// None: it goes on with a session, and is cancelled without.
     pub chat_disconnect: Option<ChatDisconnect>,
     /// Whether streams of chat completions show the tools that the server runs.
@@ -55,6 +58,9 @@ pub fn server(listen_flag: Option<String>, sources: &Sources<'_>) -> Result<Serv
             section.and_then(|server| server.keepalive_seconds),
             DEFAULT_KEEPALIVE,
         ),
+        drain: section
+            .and_then(|server| server.drain_seconds)
+            .map_or(DEFAULT_DRAIN, |seconds| Duration::from_secs(seconds.into())),
         chat_disconnect: section.and_then(|server| server.chat_disconnect),
         tool_progress_events: section
             .and_then(|server| server.tool_progress_events)

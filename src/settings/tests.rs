@@ -144,6 +144,7 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
                 ),
                 max_body_bytes: 10000000,
                 keepalive: 10s,
+                drain: 2s,
                 chat_disconnect: None,
                 tool_progress_events: true,
             },
@@ -232,6 +233,7 @@ fn a_full_file_says_how_the_process_runs() {
             ),
             max_body_bytes: 1000,
             keepalive: 5s,
+            drain: 2s,
             chat_disconnect: Some(
                 Detach,
             ),
@@ -473,7 +475,7 @@ fn a_wrong_flag_or_variable_is_named_in_one_line() {
         load("gateway --store http://s", &[], None),
         load("gateway --orchestrator o:1 --store http://s", &[], None),
         load(
-            "orchestrator --listen 0.0.0.0:1 --store http://s",
+            "orchestrator --advertise host:1 --store http://s",
             &[],
             None,
         ),
@@ -497,7 +499,7 @@ fn a_wrong_flag_or_variable_is_named_in_one_line() {
     DATABASE_URL: must be a URL such as postgres://user:password@host/database
     --orchestrator: the URL of that service is required
     --orchestrator: must be a URL such as http://host:port
-    --advertise: is required, because 0.0.0.0:1 is no address at which others can reach this process
+    --advertise: must be a URL such as http://host:port
     TALARIA_LISTEN: "8642" is not an address such as 127.0.0.1:8642
     API_SERVER_PORT: "99999" is not a port number
     TALARIA_API_KEY: a key of at least 16 characters is required, because 0.0.0.0:8642 from API_SERVER_HOST can be reached from other machines
@@ -743,23 +745,43 @@ fn origins_are_a_list_or_all() {
 }
 
 #[test]
-fn an_orchestrator_advertises_where_it_listens() {
+fn an_orchestrator_advertises_what_it_is_told_and_services_are_lists() {
     let cases = [
-        ("orchestrator --store http://s", "http://127.0.0.1:8643"),
+        ("orchestrator --store http://s", None, &["http://s"][..]),
         (
-            "orchestrator --store http://s --listen 10.0.0.1:7",
-            "http://10.0.0.1:7",
-        ),
-        (
-            "orchestrator --store http://s --listen 0.0.0.0:7 --advertise http://host:7/",
-            "http://host:7",
+            "orchestrator --store http://s:1,http://t:2/ --advertise http://host:7/",
+            Some("http://host:7"),
+            &["http://s:1", "http://t:2"],
         ),
     ];
 
-    for (line, expected) in cases {
-        let Role::Orchestrator { advertise, .. } = load(line, &[], None).unwrap().role else {
+    for (line, address, urls) in cases {
+        let Role::Orchestrator {
+            advertise, stores, ..
+        } = load(line, &[], None).unwrap().role
+        else {
             panic!("not an orchestrator")
         };
-        assert_eq!(advertise, expected, "{line}");
+        assert_eq!(advertise.as_deref(), address, "{line}");
+        assert_eq!(stores, urls, "{line}");
     }
+    let both = [
+        ("TALARIA_ORCHESTRATOR", "http://o, http://p"),
+        ("TALARIA_STORE", "http://s,http://t"),
+    ];
+    let Role::Gateway {
+        orchestrators,
+        stores,
+        ..
+    } = load("gateway", &both, None).unwrap().role
+    else {
+        panic!("not a gateway")
+    };
+    assert_eq!(
+        (orchestrators, stores),
+        (
+            vec!["http://o".into(), "http://p".into()],
+            vec!["http://s".into(), "http://t".into()]
+        )
+    );
 }

@@ -1,21 +1,77 @@
 //! Links between services: over the network, or straight into a service of the same process.
 
+mod member;
+mod replicas;
+mod set;
+#[cfg(test)]
+mod tests;
+
 use std::convert::Infallible;
-use std::time::Duration;
 
 use http::{Request, Response};
+use tonic::Status;
 use tonic::body::Body;
-use tonic::transport::{Channel, Endpoint};
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
-/// What a generated client speaks through. Clones share the connection.
+pub use replicas::Replicas;
+
+/// What a generated client speaks through. Clones share the connections.
 pub type Link = BoxCloneSyncService<Request<Body>, Response<Body>, Error>;
 
-/// A call that did not reach its server.
+/// A call without an answer.
 #[derive(Debug, thiserror::Error)]
-#[error("calling another service")]
-pub struct Error(#[from] tonic::transport::Error);
+pub enum Error {
+    /// It was not sent: nobody can be connected to. The status is what callers see.
+    #[error("no server can be reached")]
+    Unreachable(#[source] Status),
+    /// It may have been heard.
+    #[error("calling another service")]
+    Transport(#[from] tonic::transport::Error),
+    /// It only reads, and was given up for another server.
+    #[error("a server does not answer")]
+    Silent(#[source] Status),
+    /// What was to be sent could not be made.
+    #[error("making a request")]
+    Request(#[source] Status),
+}
+
+impl Error {
+    fn unreachable() -> Self {
+        Self::Unreachable(Status::unavailable("no server can be reached"))
+    }
+
+    fn silent() -> Self {
+        Self::Silent(Status::unavailable("a server does not answer"))
+    }
+
+    /// Whether the server certainly did not hear the call.
+    fn is_unsent(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            // hyper cancels requests that its connection has not begun to write.
+            let is_cancelled = error.downcast_ref().is_some_and(hyper::Error::is_canceled);
+            let is_unreachable = matches!(error.downcast_ref(), Some(Self::Unreachable(_)));
+            if is_cancelled || is_unreachable || error.is::<tonic::ConnectError>() {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
+/// Whether a call that failed with this status certainly did not reach its server: it can be made again elsewhere.
+pub fn is_unsent(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<Error>() {
+            return error.is_unsent();
+        }
+        cause = error.source();
+    }
+    false
+}
 
 /// The largest gRPC message: a context of many turns with images in it.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -31,31 +87,4 @@ where
     S::Future: Send + 'static,
 {
     BoxCloneSyncService::new(server.map_err(|never| match never {}))
-}
-
-/// A link to a server at `url` (`http://host:port`). It connects when it is first used, and again when it breaks.
-///
-/// With a token, each call carries it as `authorization: Bearer …`.
-pub fn remote(url: &str, token: Option<String>) -> Result<Link, tonic::transport::Error> {
-    let channel: Channel = Endpoint::from_shared(url.to_owned())?
-        .connect_timeout(Duration::from_secs(3))
-        .tcp_nodelay(true)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(16 << 20)
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .connect_lazy();
-    let bearer =
-        token.and_then(|token| http::HeaderValue::try_from(format!("Bearer {token}")).ok());
-    let link = channel
-        .map_err(Error::from)
-        .map_request(move |mut request: Request<Body>| {
-            if let Some(bearer) = &bearer {
-                request
-                    .headers_mut()
-                    .insert(http::header::AUTHORIZATION, bearer.clone());
-            }
-            request
-        });
-    Ok(BoxCloneSyncService::new(link))
 }

@@ -75,6 +75,24 @@ pub async fn response_get(
     }))
 }
 
+/// Where the owner of a response is reached; empty if nobody owns it whose lease is good. None if there is no such
+/// response.
+pub async fn run_find(
+    database: &Database,
+    tenant: &str,
+    id: Uuid,
+) -> Result<Option<String>, Error> {
+    const SQL: &str = "
+        -- run_find
+        SELECT coalesce(o.address, '')
+        FROM response r
+        LEFT JOIN orchestrator o
+               ON o.incarnation = r.owner AND o.lease_until > clock_timestamp() AND r.status <= 2
+        WHERE r.id = $1 AND r.tenant = $2";
+    let rows = read(database, SQL, &[&id, &tenant]).await?;
+    Ok(rows.first().map(|row| row.get(0)))
+}
+
 /// A response that has not ended, folded from its log; none if it was deleted meanwhile.
 pub async fn response_fold(database: &Database, id: Uuid) -> Result<Option<Snapshot>, Error> {
     let broken = |reason: String| Error::BrokenRow {

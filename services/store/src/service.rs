@@ -14,13 +14,13 @@ use talaria_proto::v1::{
     CreateConversationRequest, DecideApprovalRequest, DecideApprovalResponse,
     DeleteConversationItemRequest, DeleteConversationRequest, DeleteConversationResponse,
     DeleteResponseRequest, DeleteResponseResponse, EndLeaseRequest, EndLeaseResponse,
-    FindIdempotencyKeyRequest, FindIdempotencyKeyResponse, FinishRunRequest, FinishRunResponse,
-    GetConversationRequest, GetResponseRequest, GetResponseResponse, ListApprovalGrantsRequest,
-    ListApprovalGrantsResponse, ListConversationItemsRequest, ListConversationItemsResponse,
-    ListInputItemsRequest, ListInputItemsResponse, ListResponsesRequest, ListResponsesResponse,
-    LoadContextRequest, LoadContextResponse, PendingApproval, ReadEventsRequest,
-    ReadEventsResponse, RenewLeaseRequest, RenewLeaseResponse, RequestCancelRequest,
-    RequestCancelResponse, UpdateConversationRequest,
+    FindIdempotencyKeyRequest, FindIdempotencyKeyResponse, FindRunRequest, FindRunResponse,
+    FinishRunRequest, FinishRunResponse, GetConversationRequest, GetResponseRequest,
+    GetResponseResponse, ListApprovalGrantsRequest, ListApprovalGrantsResponse,
+    ListConversationItemsRequest, ListConversationItemsResponse, ListInputItemsRequest,
+    ListInputItemsResponse, ListResponsesRequest, ListResponsesResponse, LoadContextRequest,
+    LoadContextResponse, PendingApproval, ReadEventsRequest, ReadEventsResponse, RenewLeaseRequest,
+    RenewLeaseResponse, RequestCancelRequest, RequestCancelResponse, UpdateConversationRequest,
 };
 use talaria_runtime::error::Reason;
 use talaria_runtime::link::MAX_MESSAGE_BYTES;
@@ -240,6 +240,20 @@ impl StoreService for Store {
         written(self.inner.ends.write(finish).await)?;
         self.inner.upkeep.run_ended();
         Ok(Response::new(FinishRunResponse {}))
+    }
+
+    async fn find_run(
+        &self,
+        request: Request<FindRunRequest>,
+    ) -> Result<Response<FindRunResponse>, Status> {
+        let FindRunRequest {
+            tenant,
+            response_id: id,
+        } = request.into_inner();
+        let response = response_id(&id)?;
+        let found = response::run_find(&self.inner.database, &tenant, response).await?;
+        let owner_address = found.ok_or_else(|| response_not_found(&id))?;
+        Ok(Response::new(FindRunResponse { owner_address }))
     }
 
     async fn get_response(

@@ -5,7 +5,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::postgres::TestDatabase;
-use crate::process::Process;
+use crate::process::{Process, address_from_lines};
 use crate::sse;
 use crate::upstream::Upstream;
 
@@ -33,6 +33,9 @@ pub struct Options {
     /// Postgres to use; a test database of its own when there is none.
     pub database_url: Option<String>,
     pub environment: Vec<(String, String)>,
+    /// How many stores and orchestrators there are in [`Stack::apart`].
+    pub stores: usize,
+    pub orchestrators: usize,
 }
 
 impl Default for Options {
@@ -46,6 +49,8 @@ impl Default for Options {
             upstream: String::new(),
             database_url: None,
             environment: Vec::new(),
+            stores: 1,
+            orchestrators: 1,
         }
     }
 }
@@ -79,28 +84,69 @@ impl Stack {
         Ok(stack)
     }
 
-    /// A store, an orchestrator and two gateways, each a process.
+    /// Stores, orchestrators (one of each, unless the options say more) and two gateways, each a process; in this order.
     pub async fn apart(binary: &str, options: Options) -> anyhow::Result<Self> {
         let mut stack = Self::prepare(binary, options).await?;
-        let url = stack.database_url.clone();
-        let store = stack.start(&["store", "--database-url", &url, "--listen", "127.0.0.1:0"])?;
-        let store = stack.listening(store).await?;
-        let orchestrator =
-            stack.start(&["orchestrator", "--store", &store, "--listen", "127.0.0.1:0"])?;
-        let orchestrator = stack.listening(orchestrator).await?;
+        let (mut stores, mut orchestrators) = (Vec::new(), Vec::new());
+        for _ in 0..stack.options.stores {
+            stores.push(stack.start_store("127.0.0.1:0").await?);
+        }
+        let stores = stores.join(",");
+        for _ in 0..stack.options.orchestrators {
+            orchestrators.push(stack.start_orchestrator(&stores, "127.0.0.1:0").await?);
+        }
+        let orchestrators = orchestrators.join(",");
         for _ in 0..2 {
-            let gateway = [
-                "gateway",
-                "--store",
-                &store,
-                "--orchestrator",
-                &orchestrator,
-            ];
-            let gateway = stack.start(&[&gateway[..], &["--listen", "127.0.0.1:0"]].concat())?;
-            let gateway = stack.listening(gateway).await?;
+            let gateway = stack
+                .start_gateway(&stores, &orchestrators, "127.0.0.1:0")
+                .await?;
             stack.gateways.push(gateway);
         }
         Ok(stack)
+    }
+
+    /// Starts another store; its URL.
+    pub async fn start_store(&mut self, listen: &str) -> anyhow::Result<String> {
+        let url = self.database_url.clone();
+        let store = self.start(&["store", "--database-url", &url, "--listen", listen])?;
+        self.listening(store).await
+    }
+
+    /// Starts another orchestrator on these stores (URLs with commas); its URL.
+    pub async fn start_orchestrator(
+        &mut self,
+        stores: &str,
+        listen: &str,
+    ) -> anyhow::Result<String> {
+        let orchestrator = self.start(&["orchestrator", "--store", stores, "--listen", listen])?;
+        self.listening(orchestrator).await
+    }
+
+    /// Starts another gateway in front of these (URLs with commas); its URL, which is not put among `gateways`.
+    pub async fn start_gateway(
+        &mut self,
+        stores: &str,
+        orchestrators: &str,
+        listen: &str,
+    ) -> anyhow::Result<String> {
+        let services = [
+            "gateway",
+            "--store",
+            stores,
+            "--orchestrator",
+            orchestrators,
+        ];
+        let gateway = self.start(&[&services[..], &["--listen", listen]].concat())?;
+        self.listening(gateway).await
+    }
+
+    /// Where a process of the stack listens, by its place in `processes`.
+    pub fn url_of(&self, process: usize) -> anyhow::Result<String> {
+        let lines = self.processes[process].lines();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let address = address_from_lines(&lines, "listens on");
+        let address = address.context("it does not say where it listens")?;
+        Ok(format!("http://{address}"))
     }
 
     /// Starts `talaria serve` again after it was killed; its address is another.

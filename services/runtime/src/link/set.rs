@@ -1,0 +1,126 @@
+//! Calls to whichever of several servers is best placed to answer.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+use tonic::body::Body;
+use tower::util::BoxCloneSyncService;
+
+use super::member::{Member, SLOW};
+use super::{Error, Link};
+
+/// How long a call waits for a server that is well.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// What calls that change nothing are named.
+const READS: [&str; 6] = ["Check", "Find", "Get", "List", "Load", "Read"];
+
+/// Servers of one service.
+#[derive(Debug, Default)]
+pub struct Set {
+    members: RwLock<Vec<Arc<Member>>>,
+    /// Told when one becomes well.
+    pub changed: Arc<Notify>,
+    turn: AtomicUsize,
+}
+
+impl Set {
+    /// One server alone.
+    pub fn of(member: Arc<Member>, changed: Arc<Notify>) -> Self {
+        Self {
+            members: RwLock::new(vec![member]),
+            changed,
+            turn: AtomicUsize::default(),
+        }
+    }
+
+    pub fn replace(&self, members: Vec<Arc<Member>>) {
+        *self.members.write().unwrap_or_else(PoisonError::into_inner) = members;
+        self.changed.notify_waiters();
+    }
+
+    pub fn members(&self) -> Vec<Arc<Member>> {
+        self.members
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Those that are well, the least busy first; among equals, each is first in turn.
+    pub fn by_load(&self) -> Vec<Arc<Member>> {
+        let mut members = self.members();
+        members.retain(|member| member.is_well());
+        if !members.is_empty() {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % members.len();
+            members.rotate_left(turn);
+        }
+        members.sort_by_key(|member| member.calls());
+        members
+    }
+
+    /// A link that gives each call to the least busy of those that are well, and keeps `kept` for as long as it is there.
+    pub fn link<K: Clone + Send + Sync + 'static>(self: Arc<Self>, kept: K) -> Link {
+        BoxCloneSyncService::new(tower::service_fn(move |request| {
+            let _ = &kept;
+            call(Arc::clone(&self), request)
+        }))
+    }
+
+    /// The least busy one that is well and was not tried; waits for one until `deadline` if none was tried.
+    async fn next(&self, tried: &[Arc<Member>], deadline: Instant) -> Option<Arc<Member>> {
+        loop {
+            let changed = self.changed.notified();
+            let untried =
+                |member: &Arc<Member>| !tried.iter().any(|tried| Arc::ptr_eq(tried, member));
+            if let Some(member) = self.by_load().into_iter().find(untried) {
+                return Some(member);
+            }
+            if !tried.is_empty() || timeout_at(deadline, changed).await.is_err() {
+                return None;
+            }
+        }
+    }
+}
+
+/// Makes a call at one server after the other until one of them has it: another is asked only if the call was not sent,
+/// or changes nothing.
+async fn call(set: Arc<Set>, request: Request<Body>) -> Result<Response<Body>, Error> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map_err(Error::Request)?.to_bytes();
+    let request = || {
+        Request::from_parts(
+            parts.clone(),
+            Body::new(Full::new(Bytes::clone(&body)).map_err(|never| match never {})),
+        )
+    };
+    let reads = only_reads(parts.uri.path());
+    let deadline = Instant::now() + PATIENCE;
+    let mut tried = Vec::new();
+    let mut outcome = Err(Error::unreachable());
+    while let Some(member) = set.next(&tried, deadline).await {
+        let others = set.members().len() > tried.len() + 1;
+        let answer = member.call(request());
+        outcome = if reads && others {
+            let answer = tokio::time::timeout(SLOW, answer).await;
+            answer.unwrap_or_else(|_| Err(Error::silent()))
+        } else {
+            answer.await
+        };
+        match &outcome {
+            Err(error) if reads || error.is_unsent() => tried.push(member),
+            Ok(_) | Err(_) => break,
+        }
+    }
+    outcome
+}
+
+/// Whether a call changes nothing, by its name.
+fn only_reads(path: &str) -> bool {
+    let method = path.rsplit('/').next().unwrap_or_default();
+    READS.iter().any(|read| method.starts_with(read))
+}
