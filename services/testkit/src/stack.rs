@@ -65,6 +65,8 @@ pub struct Stack {
     pub database_url: String,
     /// One for [`Stack::serve`]; store, orchestrator and gateways for [`Stack::apart`].
     pub processes: Vec<Process>,
+    /// What each of these was started with, and where it listens.
+    commands: Vec<Vec<String>>,
     binary: String,
     options: Options,
     directory: TempDir,
@@ -108,8 +110,7 @@ impl Stack {
     /// Starts another store; its URL.
     pub async fn start_store(&mut self, listen: &str) -> anyhow::Result<String> {
         let url = self.database_url.clone();
-        let store = self.start(&["store", "--database-url", &url, "--listen", listen])?;
-        self.listening(store).await
+        self.add(&["store", "--database-url", &url], listen).await
     }
 
     /// Starts another orchestrator on these stores (URLs with commas); its URL.
@@ -118,8 +119,7 @@ impl Stack {
         stores: &str,
         listen: &str,
     ) -> anyhow::Result<String> {
-        let orchestrator = self.start(&["orchestrator", "--store", stores, "--listen", listen])?;
-        self.listening(orchestrator).await
+        self.add(&["orchestrator", "--store", stores], listen).await
     }
 
     /// Starts another gateway in front of these (URLs with commas); its URL, which is not put among `gateways`.
@@ -136,8 +136,7 @@ impl Stack {
             "--orchestrator",
             orchestrators,
         ];
-        let gateway = self.start(&[&services[..], &["--listen", listen]].concat())?;
-        self.listening(gateway).await
+        self.add(&services, listen).await
     }
 
     /// Where a process of the stack listens, by its place in `processes`.
@@ -152,16 +151,37 @@ impl Stack {
     /// Starts `talaria serve` again after it was killed; its address is another.
     pub async fn restart_serve(&mut self) -> anyhow::Result<()> {
         self.processes.clear();
+        self.commands.clear();
         self.gateways.clear();
         self.start_serve().await
     }
 
     async fn start_serve(&mut self) -> anyhow::Result<()> {
         let url = self.database_url.clone();
-        let serve = self.start(&["serve", "--database-url", &url, "--listen", "127.0.0.1:0"])?;
-        let serve = self.listening(serve).await?;
+        let serve = ["serve", "--database-url", &url];
+        let serve = self.add(&serve, "127.0.0.1:0").await?;
         self.gateways.push(serve);
         Ok(())
+    }
+
+    /// Starts a process that has ended again, with the same arguments and at the same address.
+    pub async fn restart(&mut self, process: usize) -> anyhow::Result<()> {
+        let command = &self.commands[process];
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        let started = self.start(&command)?;
+        started.wait_for_address("listens on").await?;
+        self.processes[process] = started;
+        Ok(())
+    }
+
+    async fn add(&mut self, arguments: &[&str], listen: &str) -> anyhow::Result<String> {
+        let process = self.start(&[arguments, &["--listen", listen]].concat())?;
+        let address = process.wait_for_address("listens on").await?.to_string();
+        self.processes.push(process);
+        let command = [arguments, &["--listen", &address]].concat();
+        self.commands
+            .push(command.into_iter().map(str::to_owned).collect());
+        Ok(format!("http://{address}"))
     }
 
     async fn prepare(binary: &str, options: Options) -> anyhow::Result<Self> {
@@ -206,6 +226,7 @@ impl Stack {
             http: reqwest::Client::new(),
             database_url,
             processes: Vec::new(),
+            commands: Vec::new(),
             binary: binary.to_owned(),
             options,
             directory,
@@ -226,12 +247,6 @@ impl Stack {
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
         Process::start(&self.binary, &arguments, &environment)
-    }
-
-    async fn listening(&mut self, process: Process) -> anyhow::Result<String> {
-        let address = process.wait_for_address("listens on").await?;
-        self.processes.push(process);
-        Ok(format!("http://{address}"))
     }
 
     /// The database, where the stack has one of its own.
