@@ -14,7 +14,6 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
-use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tower::ServiceExt as _;
@@ -141,16 +140,18 @@ async fn probe_until_well(endpoint: Endpoint, state: Arc<State>) {
     state.changed.notify_waiters();
 }
 
-/// Whether a server answers on a new connection that it serves. One that is frozen takes connections, too.
+/// Whether a server says on a new connection how it is: one that is frozen takes connections, too.
+///
+/// One that says it stops still has what it has, and refuses what it does not take.
 async fn probe(endpoint: &Endpoint) -> bool {
     let asking = async {
         let channel = endpoint.connect().await.ok()?;
         let mut health = HealthClient::new(channel);
         let answer = health.check(HealthCheckRequest::default()).await.ok()?;
-        Some(answer.into_inner().status)
+        Some(answer.into_inner())
     };
     let answer = tokio::time::timeout(PROBE, asking).await;
-    answer.is_ok_and(|status| status == Some(ServingStatus::Serving as i32))
+    answer.is_ok_and(|answer| answer.is_some())
 }
 
 /// A call that is counted.
