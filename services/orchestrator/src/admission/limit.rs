@@ -1,0 +1,42 @@
+//! How long an admission may take, whatever it waits for.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::journal::within;
+
+/// How long one call to the store may take.
+pub const CALL: Duration = Duration::from_secs(5);
+/// How long all of it may take: less than a façade waits for it, so that what became of it is told.
+const LONGEST: Duration = Duration::from_secs(15);
+
+/// By when an admission is decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    until: Instant,
+}
+
+impl Limit {
+    /// For an admission that begins now.
+    pub fn begin() -> Self {
+        Self {
+            until: Instant::now() + LONGEST,
+        }
+    }
+
+    /// What is left of it; zero when it is over.
+    pub fn left(self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    /// Bounds one call to the store.
+    pub fn call<T>(
+        self,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> impl Future<Output = Result<T, Status>> {
+        // Boxed, because it is large and every admission makes several.
+        within(CALL.min(self.left()), Box::pin(call))
+    }
+}
