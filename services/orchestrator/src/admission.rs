@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use self::created::{Conversation, created, session};
 pub use self::limit::{CALL, Limit};
+use self::write::PATIENCE;
 pub use self::write::{is_unknown, revoke, store_status};
 use crate::execution::approved_call_sent;
 use crate::journal::Journal;
@@ -272,9 +273,8 @@ async fn load_context(
     };
     asked
         .limit
-        .call(journal.load_context(load))
+        .read(|| journal.load_context(load.clone()))
         .await
-        .map_err(store_status)
 }
 
 /// Whether a run begins at once, or where in its conversation's line it waits.

@@ -6,7 +6,7 @@ use talaria_proto::v1::{FindIdempotencyKeyRequest, Idempotency};
 use talaria_runtime::error::Reason;
 use tonic::Status;
 
-use crate::admission::{Limit, store_status};
+use crate::admission::Limit;
 use crate::service::Shared;
 
 /// How often, and how far apart, a key is looked up before its request is refused for want of a place: what holds the
@@ -25,12 +25,11 @@ pub async fn find(
         tenant: tenant.to_owned(),
         key: idempotency.key.clone(),
     };
-    let mut client = shared.journal.client();
-    let found = limit
-        .call(client.find_idempotency_key(request))
-        .await
-        .map_err(store_status)?
-        .into_inner();
+    let find = || {
+        let (mut client, request) = (shared.journal.client(), request.clone());
+        async move { client.find_idempotency_key(request).await }
+    };
+    let found = limit.read(find).await?.into_inner();
     if found.response_id.is_empty() {
         return Ok(None);
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Status;
 
+use super::{PATIENCE, is_unknown, store_status};
 use crate::journal::within;
 
 /// How long one call to the store may take.
@@ -38,5 +39,27 @@ impl Limit {
     ) -> impl Future<Output = Result<T, Status>> {
         // Boxed, because it is large and every admission makes several.
         within(CALL.min(self.left()), Box::pin(call))
+    }
+
+    /// Makes a call that only reads; again for some seconds while the store cannot answer it.
+    pub async fn read<T, F>(self, call: impl Fn() -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let started = Instant::now();
+        let mut pause = Duration::from_millis(20);
+        loop {
+            match self.call(call()).await {
+                Err(status)
+                    if is_unknown(&status)
+                        && started.elapsed() < PATIENCE
+                        && !self.left().is_zero() =>
+                {
+                    tokio::time::sleep(pause.min(self.left())).await;
+                    pause = (pause * 2).min(Duration::from_millis(500));
+                }
+                answer => return answer.map_err(store_status),
+            }
+        }
     }
 }

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::{Limit, Refusal};
 use crate::journal::{Journal, deadline};
 
-/// How long a write waits for a store that does not take it, before its last try.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an admission waits for a store that does not take it, before its last try.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest that a write which nobody waits for any more may still reach the database: two batches and a statement.
 const ON_ITS_WAY: Duration = Duration::from_secs(30);
 
@@ -43,7 +43,7 @@ pub async fn write(
             });
         }
         tokio::time::sleep(pause.min(limit.left())).await;
-        pause = (pause * 2).min(Duration::from_secs(1));
+        pause = (pause * 2).min(Duration::from_millis(500));
     }
 }
 

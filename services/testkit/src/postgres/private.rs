@@ -73,20 +73,19 @@ impl PrivatePostgres {
         Ok(())
     }
 
-    /// Stops the processes that serve sessions of this application (SIGSTOP), until they are thawed; answers how many.
-    pub async fn freeze_sessions(&self, application: &str) -> anyhow::Result<usize> {
-        self.signal_sessions(application, Signal::STOP).await
+    /// Stops those of its processes whose ids `pids` selects (SIGSTOP), until they are thawed; answers how many.
+    pub async fn freeze(&self, pids: &str) -> anyhow::Result<usize> {
+        self.signal(pids, Signal::STOP).await
     }
 
     /// Lets them go on.
-    pub async fn thaw_sessions(&self, application: &str) -> anyhow::Result<usize> {
-        self.signal_sessions(application, Signal::CONT).await
+    pub async fn thaw(&self, pids: &str) -> anyhow::Result<usize> {
+        self.signal(pids, Signal::CONT).await
     }
 
-    async fn signal_sessions(&self, application: &str, signal: Signal) -> anyhow::Result<usize> {
-        const SQL: &str = "SELECT pid FROM pg_stat_activity WHERE application_name = $1";
+    async fn signal(&self, pids: &str, signal: Signal) -> anyhow::Result<usize> {
         let session = self.connect().await?;
-        let rows = session.query(SQL, &[&application]).await?;
+        let rows = session.query(pids, &[]).await?;
         for row in &rows {
             let pid = Pid::from_raw(row.get(0)).context("a process id is never 0")?;
             // It may have ended by itself.
