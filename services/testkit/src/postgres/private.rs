@@ -70,7 +70,18 @@ impl PrivatePostgres {
         let set = format!("ALTER SYSTEM SET {setting} = '{value}'");
         session.batch_execute(&set).await.context(set)?;
         session.batch_execute("SELECT pg_reload_conf()").await?;
-        Ok(())
+        let is_set = "SELECT current_setting($1) = $2";
+        within("the setting to be known to sessions", async {
+            while !session
+                .query_one(is_set, &[&setting, &value])
+                .await?
+                .get::<_, bool>(0)
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            anyhow::Ok(())
+        })
+        .await?
     }
 
     /// Stops those of its processes whose ids `pids` selects (SIGSTOP), until they are thawed; answers how many.
