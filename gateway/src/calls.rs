@@ -23,6 +23,8 @@ const ADMISSION: Duration = Duration::from_secs(20);
 const CANCEL: Duration = Duration::from_secs(25);
 /// How much of that the run's owner may take.
 const ASK_OWNER: Duration = Duration::from_secs(5);
+/// How often a run is started whose key names a response that is gone.
+const KEYED_TRIES: usize = 3;
 /// How long a store that does not answer is left alone.
 const POLL: Duration = Duration::from_millis(250);
 
@@ -42,7 +44,29 @@ pub enum Started {
 }
 
 /// Starts a run and waits until it is admitted.
+///
+/// A key may name a response that is deleted at this moment: then it names none, and the run is started.
 pub async fn start_run(gateway: &Gateway, request: StartRunRequest) -> Result<Started, ApiError> {
+    if request.idempotency.is_none() {
+        return start_run_once(gateway, request).await;
+    }
+    let tenant = Tenant(request.tenant.clone());
+    for _ in 0..KEYED_TRIES {
+        let started = start_run_once(gateway, request.clone()).await?;
+        let Started::Replayed { id } = &started else {
+            return Ok(started);
+        };
+        match get_response(gateway, &tenant, id).await {
+            Err(status) if status.code() == Code::NotFound => {}
+            Err(status) => return Err(status.into()),
+            Ok(_) => return Ok(started),
+        }
+    }
+    let message = "The response of this Idempotency-Key is deleted at this moment.";
+    Err(ApiError::unavailable("store_unavailable", message))
+}
+
+async fn start_run_once(gateway: &Gateway, request: StartRunRequest) -> Result<Started, ApiError> {
     if gateway.stop.is_cancelled() {
         return Err(draining());
     }

@@ -205,7 +205,7 @@ fn of_reason(reason: Reason, status: &tonic::Status) -> ApiError {
             ApiError::bad_request(message).with_param("input")
         }
         Reason::RateLimitExceeded => ApiError::rate_limited(message),
-        Reason::StoreUnavailable => unavailable("store_unavailable", status),
+        Reason::StoreUnavailable | Reason::StoreRefused => unavailable("store_unavailable", status),
         Reason::OrchestratorUnavailable => unavailable("orchestrator_unavailable", status),
         Reason::GatewayDraining => unavailable("gateway_draining", status),
         // Said between services; one that comes as far as this was not handled where it should be.

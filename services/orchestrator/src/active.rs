@@ -22,8 +22,6 @@ pub struct ActiveRun {
     pub feed: Arc<Feed>,
     /// Asks it to stop, as cancelled.
     pub cancel: CancellationToken,
-    /// It was never heard of whether it was admitted, and it is to be undone.
-    pub revoked: bool,
 }
 
 impl ActiveRuns {
@@ -69,18 +67,6 @@ impl ActiveRuns {
         if let Some(run) = self.lock().get(&id) {
             run.cancel.cancel();
         }
-    }
-
-    /// Says that a run that began is to be undone.
-    pub fn revoke(&self, id: Uuid) {
-        if let Some(run) = self.lock().get_mut(&id) {
-            run.revoked = true;
-        }
-    }
-
-    /// Whether a run is about to be undone.
-    pub fn is_revoked(&self, id: Uuid) -> bool {
-        self.lock().get(&id).is_some_and(|run| run.revoked)
     }
 
     /// The ids of all active runs, and one that is later than those of all runs that began before.

@@ -2,9 +2,8 @@
 
 mod answers;
 mod created;
+mod limit;
 mod write;
-
-use std::time::Duration;
 
 use talaria_domain::context::{
     self, ApprovalAnswer, InputItem, call_items, check_pairs, leave_unanswered_calls_out,
@@ -21,13 +20,13 @@ use tonic::Status;
 use uuid::Uuid;
 
 use self::created::{Conversation, created, session};
+pub use self::limit::{CALL, Limit};
+use self::write::PATIENCE;
 pub use self::write::{is_unknown, revoke, store_status};
 use crate::execution::approved_call_sent;
-use crate::journal::{Journal, within};
+use crate::journal::Journal;
 use crate::stamps::Stamps;
 
-/// How long one call to the store may take.
-pub const CALL: Duration = Duration::from_secs(5);
 /// A conversation moves on under a request at most this often before the request waits in line, or is refused.
 const TRIES_TO_BEGIN: usize = 3;
 /// How often one tries that may wait.
@@ -49,6 +48,7 @@ pub struct Asked<'a> {
     pub idempotency: Option<&'a Idempotency>,
     /// Why it cannot begin at once, if it cannot. It can still wait in line.
     pub no_place: Option<Status>,
+    pub limit: Limit,
 }
 
 /// What became of a request that was not refused.
@@ -213,7 +213,7 @@ async fn admit_once(
             wait: wait.into(),
             answers: answered.answers,
         };
-        let written = write::write(journal, admission).await?;
+        let written = write::write(journal, admission, asked.limit).await?;
         match written {
             AdmitRunResponse {
                 existing_response_id: Some(response_id),
@@ -271,9 +271,10 @@ async fn load_context(
         without_turns: request.brings_history,
         with_instructions: asked.inherit_instructions && request.instructions.is_none(),
     };
-    within(CALL, journal.load_context(load))
+    asked
+        .limit
+        .read(|| journal.load_context(load.clone()))
         .await
-        .map_err(store_status)
 }
 
 /// Whether a run begins at once, or where in its conversation's line it waits.

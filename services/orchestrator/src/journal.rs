@@ -14,6 +14,8 @@ use tonic::{Code, Status};
 const CALL: Duration = Duration::from_secs(15);
 /// How long a run waits for a store that is gone before it leaves the rest to another process.
 const OUTAGE: Duration = Duration::from_mins(10);
+/// Between two tries of a write at most.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// A client of the store.
 #[derive(Clone, Debug)]
@@ -111,7 +113,7 @@ impl Journal {
                 code => {
                     tracing::warn!(?code, "writing to the store failed, trying again");
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use talaria_domain::ids::ResponseId;
 use talaria_proto::v1::{FindIdempotencyKeyRequest, Idempotency};
 use talaria_runtime::error::Reason;
 use tonic::Status;
 
-use crate::admission::{CALL, store_status};
-use crate::journal::within;
+use crate::admission::Limit;
 use crate::service::Shared;
 
 /// How often, and how far apart, a key is looked up before its request is refused for want of a place: what holds the
@@ -21,16 +19,17 @@ pub async fn find(
     shared: &Shared,
     tenant: &str,
     idempotency: &Idempotency,
+    limit: Limit,
 ) -> Result<Option<String>, Status> {
     let request = FindIdempotencyKeyRequest {
         tenant: tenant.to_owned(),
         key: idempotency.key.clone(),
     };
-    let mut client = shared.journal.client();
-    let found = within(CALL, client.find_idempotency_key(request))
-        .await
-        .map_err(store_status)?
-        .into_inner();
+    let find = || {
+        let (mut client, request) = (shared.journal.client(), request.clone());
+        async move { client.find_idempotency_key(request).await }
+    };
+    let found = limit.read(find).await?.into_inner();
     if found.response_id.is_empty() {
         return Ok(None);
     }
@@ -38,18 +37,7 @@ pub async fn find(
         let message = "The Idempotency-Key was used before, for another request.";
         return Err(Reason::IdempotencyKeyConflict.status(message));
     }
-    check_stays(shared, &found.response_id)?;
     Ok(Some(found.response_id))
-}
-
-/// Refuses to show a response that is about to be undone: the request that made it was told that nothing came of it,
-/// and soon nothing has.
-pub fn check_stays(shared: &Shared, response_id: &str) -> Result<(), Status> {
-    let id = ResponseId::parse(response_id);
-    if id.is_some_and(|id| shared.active.is_revoked(id.0)) {
-        return Err(Reason::StoreUnavailable.status("The store is not available right now."));
-    }
-    Ok(())
 }
 
 /// Looks once more before a request is refused: the same request may have been faster.
@@ -58,6 +46,7 @@ pub async fn find_before_refusing(
     tenant: &str,
     idempotency: Option<&Idempotency>,
     refusal: Status,
+    limit: Limit,
 ) -> Result<String, Status> {
     let Some(idempotency) = idempotency else {
         return Err(refusal);
@@ -68,7 +57,7 @@ pub async fn find_before_refusing(
         if look > 0 {
             tokio::time::sleep(BETWEEN_LOOKS).await;
         }
-        if let Some(response_id) = find(shared, tenant, idempotency).await? {
+        if let Some(response_id) = find(shared, tenant, idempotency, limit).await? {
             return Ok(response_id);
         }
     }

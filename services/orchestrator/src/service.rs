@@ -143,7 +143,6 @@ impl Shared {
                 tenant,
                 feed: Arc::clone(&feed),
                 cancel,
-                revoked: false,
             },
         );
         let shared = Arc::clone(self);

@@ -34,13 +34,16 @@ pub enum Reason {
     /// What was to be decided is decided already, or was never asked.
     ApprovalNotPending,
     RateLimitExceeded,
+    /// The store did not say what became of the call.
     StoreUnavailable,
+    /// The store cannot serve the call now, and nothing of it was stored.
+    StoreRefused,
     OrchestratorUnavailable,
     GatewayDraining,
 }
 
 /// Every reason, its name on the wire, and its gRPC code.
-const REASONS: [(Reason, &str, Code); 20] = [
+const REASONS: [(Reason, &str, Code); 21] = [
     (
         Reason::ResponseNotFound,
         "RESPONSE_NOT_FOUND",
@@ -107,6 +110,7 @@ const REASONS: [(Reason, &str, Code); 20] = [
         "STORE_UNAVAILABLE",
         Code::Unavailable,
     ),
+    (Reason::StoreRefused, "STORE_REFUSED", Code::Unavailable),
     (
         Reason::OrchestratorUnavailable,
         "ORCHESTRATOR_UNAVAILABLE",

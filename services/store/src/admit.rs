@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use deadpool_postgres::Object;
 use prost::Message as _;
 use talaria_proto::v1::{RunRequest, Wait};
 use tokio_postgres::Row;
@@ -14,7 +13,7 @@ use crate::approval::{
     Answer, approval_answers_delete_in_tx, approval_answers_insert_in_tx, approvals_answered,
 };
 use crate::codec;
-use crate::database::{Database, Error, query, query_in_tx};
+use crate::database::{Database, Error, Object, query, query_in_tx};
 use crate::keys::{
     Key, KeyHolder, idempotency_key_holders, idempotency_keys_delete_in_tx,
     idempotency_keys_insert_in_tx,
@@ -103,7 +102,9 @@ impl Write for Admit {
             let runs: Vec<&Self> = batch.iter().collect();
             query(&connection, RUNS_ADMIT, &Columns::of(&runs).params()).await?
         };
-        admissions(&connection, &rows, batch).await
+        admissions(&connection, &rows, batch)
+            .await
+            .map_err(Error::after_commit)
     }
 }
 

@@ -2,13 +2,12 @@
 
 use std::collections::HashSet;
 
-use deadpool_postgres::Object;
 use talaria_proto::v1::EventChunk;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::codec;
-use crate::database::{Database, Error, query};
+use crate::database::{Database, Error, Object, query};
 use crate::lane::{Outcome, Write};
 
 /// Events for the end of one response's log.
@@ -77,7 +76,9 @@ async fn events_append(database: &Database, batch: &[Append]) -> Result<Vec<Outc
         .collect();
     let connection = database.connection().await?;
     let rows = query(&connection, SQL, &[&ids, &epochs, &firsts, &lasts, &bodies]).await?;
-    outcomes(&connection, &rows, batch.iter()).await
+    outcomes(&connection, &rows, batch.iter())
+        .await
+        .map_err(Error::after_commit)
 }
 
 /// What became of each append, given the chunks that the statement stored: response, epoch, last number.
@@ -105,12 +106,17 @@ pub async fn outcomes<'a>(
 }
 
 /// Whether the log already holds this very chunk, written under this very epoch.
+///
+/// What is found may have been committed on this server alone, when its connection or the server itself was killed while
+/// it waited for a standby. Locking the row is a write, so its commit waits for the standby to have both.
 async fn event_chunk_compare(connection: &Object, append: &Append) -> Result<Outcome, Error> {
     const SQL: &str = "
         -- event_chunk_compare
-        SELECT first_seq, body
-        FROM event_chunk
-        WHERE response_id = $1 AND last_seq = $2 AND epoch = $3";
+        SELECT c.first_seq, c.body
+        FROM event_chunk c
+        JOIN response r ON r.id = c.response_id
+        WHERE c.response_id = $1 AND c.last_seq = $2 AND c.epoch = $3
+        FOR NO KEY UPDATE OF r";
     let rows = query(
         connection,
         SQL,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use deadpool_postgres::{Object, Transaction};
+use deadpool_postgres::Transaction;
 use talaria_domain::ids::{ItemPlace, Side};
 use talaria_domain::run::{PendingCall, pending_calls};
 use talaria_proto::v1::{
@@ -15,7 +15,7 @@ use tonic::Status;
 use uuid::Uuid;
 
 use crate::admit::Admit;
-use crate::database::{Database, Error, query, query_in_tx, read, within_deadline};
+use crate::database::{Database, Error, Object, Tries, query, query_in_tx, read};
 use crate::parse::{parse_uuid, response_id, response_not_found};
 use crate::response::{decode, response_exists, response_fold};
 
@@ -123,11 +123,26 @@ pub async fn approval_decide(
         session,
         calls: &pending,
     };
-    let decided = within_deadline(async {
-        let mut connection = database.connection().await?;
-        decision_write(&mut connection, &decision).await
-    });
-    match decided.await? {
+    let mut tries = Tries::default();
+    let decided = loop {
+        let trip = database.trip(async {
+            let mut connection = database.connection().await?;
+            decision_write(&mut connection, &decision).await
+        });
+        match trip.await {
+            Err(error) if tries.go_on(&error) => {}
+            Ok(nothing) if tries.maybe_stored && nothing.as_ref().is_none_or(Vec::is_empty) => {
+                let earlier = decision_read(database, &decision).await?;
+                break if earlier.is_empty() {
+                    nothing
+                } else {
+                    Some(earlier)
+                };
+            }
+            outcome => break outcome?,
+        }
+    };
+    match decided {
         None => Err(not_active()),
         Some(decided) if decided.is_empty() => Err(not_pending()),
         Some(request_ids) => Ok(DecideApprovalResponse { request_ids }),
@@ -262,14 +277,39 @@ async fn decision_write(
         query_in_tx(&transaction, GRANT, &grant).await?;
     }
     transaction.commit().await?;
-    let request_id = |index: &i32| {
-        Place {
-            response: *id,
-            index: *index,
-        }
-        .request_id()
-    };
-    Ok(Some(decided.iter().map(request_id).collect()))
+    Ok(Some(request_ids(*id, decided)))
+}
+
+/// Which questions have been decided just so, where nobody heard what became of the decision.
+async fn decision_read(database: &Database, decision: &Decision<'_>) -> Result<Vec<String>, Error> {
+    const SQL: &str = "
+        -- decision_read
+        SELECT output_index
+        FROM approval
+        WHERE response_id = $1
+          AND output_index = ANY ($2)
+          AND choice = $3
+          AND reason IS NOT DISTINCT FROM $4
+          AND decided_by = $5";
+    let Decision {
+        request, id, calls, ..
+    } = decision;
+    let asked = calls
+        .iter()
+        .map(|call| (call.request_id.as_str(), call.until));
+    let (places, _) = awaited(asked);
+    let choice = stored_choice(request.choice());
+    let reason = request.reason.as_ref().map(String::as_bytes);
+    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+        [id, &places, &choice, &reason, &request.decided_by];
+    let rows = read(database, SQL, &params).await?;
+    let places = rows.iter().map(|row| row.get(0)).collect();
+    Ok(request_ids(*id, places))
+}
+
+fn request_ids(response: Uuid, places: Vec<i32>) -> Vec<String> {
+    let request_id = |index| Place { response, index }.request_id();
+    places.into_iter().map(request_id).collect()
 }
 
 /// Answers `AwaitApprovals`: the decisions that there are, or the run waits, as nobody's.
@@ -279,7 +319,7 @@ pub async fn approvals_await(
 ) -> Result<AwaitApprovalsResponse, Status> {
     let id = response_id(&request.response_id)?;
     let owner = parse_uuid(&request.owner, "owner")?;
-    let outcome = within_deadline(async {
+    let outcome = database.trip(async {
         let mut connection = database.connection().await?;
         approvals_await_once(&mut connection, id, owner, request).await
     });
@@ -531,9 +571,10 @@ pub async fn approvals_forget(database: &Database) -> Result<usize, Error> {
             LIMIT 1000
         )
         RETURNING response_id";
-    within_deadline(async {
-        let connection = database.connection().await?;
-        Ok(query(&connection, SQL, &[]).await?.len())
-    })
-    .await
+    database
+        .trip(async {
+            let connection = database.connection().await?;
+            Ok(query(&connection, SQL, &[]).await?.len())
+        })
+        .await
 }

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::database::{Database, Error, query, within_deadline};
+use crate::database::{Database, Error, write};
 use crate::response::response_exists;
 
 /// What became of the wish.
@@ -26,11 +26,7 @@ pub async fn cancel_request(
         SET cancel_requested = true
         WHERE id = $1 AND tenant = $2 AND status <= 2
         RETURNING id";
-    let rows = within_deadline(async {
-        let connection = database.connection().await?;
-        query(&connection, SQL, &[&id, &tenant]).await
-    })
-    .await?;
+    let rows = write(database, SQL, &[&id, &tenant]).await?;
     if !rows.is_empty() {
         return Ok(CancelRequest::Written);
     }

@@ -12,11 +12,12 @@ use talaria_proto::v1::{
 };
 use talaria_runtime::error::Reason;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use tonic::Status;
 use uuid::Uuid;
 
 use crate::codec;
-use crate::database::{Database, Error, query, read, within_deadline};
+use crate::database::{Database, Error, Tries, query, read, write};
 use crate::delete::turns_delete;
 
 /// How often a change is tried again when the conversation moves under it.
@@ -49,16 +50,8 @@ pub async fn conversation_create(
         Some(parse_turn(&request.turn_id)?)
     };
     let body = turn.map(|_| pack_turn(&request.items));
-    within_deadline(async {
-        let connection = database.connection().await?;
-        query(
-            &connection,
-            SQL,
-            &[&id.0, &request.tenant, &metadata, &turn, &body],
-        )
-        .await
-    })
-    .await?;
+    let params: [&(dyn ToSql + Sync); 5] = [&id.0, &request.tenant, &metadata, &turn, &body];
+    write(database, SQL, &params).await?;
     Ok(found(database, &request.tenant, &request.id).await?.shown())
 }
 
@@ -88,11 +81,7 @@ pub async fn conversation_update(
     } = request;
     let mut found = found(database, &tenant, &conversation).await?;
     let packed = pack_metadata(&metadata);
-    within_deadline(async {
-        let connection = database.connection().await?;
-        query(&connection, SQL, &[&found.id, &packed]).await
-    })
-    .await?;
+    write(database, SQL, &[&found.id, &packed]).await?;
     found.metadata = metadata;
     Ok(found.shown())
 }
@@ -114,21 +103,41 @@ pub async fn conversation_delete(
         conversation,
     } = request;
     let found = found(database, &tenant, &conversation).await?;
-    within_deadline(async {
-        let connection = database.connection().await?;
-        let rows = query(&connection, SQL, &[&found.id]).await?;
-        let Some(row) = rows.first() else {
-            return Ok(false);
-        };
-        let head: Option<Uuid> = row.get(0);
-        turns_delete(&connection, &tenant, head.into_iter().collect()).await?;
-        Ok(true)
-    })
-    .await?
-    .then(|| DeleteConversationResponse {
+    let mut tries = Tries::default();
+    let is_deleted = loop {
+        let trip = database.trip(async {
+            let connection = database.connection().await?;
+            let rows = query(&connection, SQL, &[&found.id]).await?;
+            let Some(row) = rows.first() else {
+                return Ok(false);
+            };
+            let head: Option<Uuid> = row.get(0);
+            turns_delete(&connection, &tenant, head.into_iter().collect()).await?;
+            Ok(true)
+        });
+        match trip.await {
+            Err(error) if tries.go_on(&error) => {}
+            Ok(false) if tries.maybe_stored => {
+                break !conversation_exists(database, found.id).await?;
+            }
+            outcome => break outcome?,
+        }
+    };
+    if !is_deleted {
+        return Err(not_completed());
+    }
+    Ok(DeleteConversationResponse {
         id: ConversationId(found.id).to_string(),
     })
-    .ok_or_else(not_completed)
+}
+
+async fn conversation_exists(database: &Database, id: Uuid) -> Result<bool, Error> {
+    const SQL: &str = "
+        -- conversation_exists
+        SELECT 1
+        FROM conversation
+        WHERE id = $1";
+    Ok(!read(database, SQL, &[&id]).await?.is_empty())
 }
 
 /// A conversation's row.

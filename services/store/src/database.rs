@@ -1,171 +1,207 @@
-//! The connection pool, and the one place that reads SQLSTATE.
+//! The connections to the database, and trips to it.
 
-use std::time::Duration;
+mod door;
+mod error;
+mod pool;
 
-use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Transaction,
-};
-use talaria_runtime::error::Reason;
-use tokio_postgres::error::SqlState;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deadpool::Runtime;
+use deadpool_postgres::Transaction;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{NoTls, Row};
+use tokio_postgres::{Config, Row};
+
+use self::door::Door;
+pub use self::door::host_that_answers;
+pub use self::error::{Error, error_chain, unavailable};
+use self::pool::{Manager, Pool, Trust};
+
+/// A connection out of a pool; it goes back when it is dropped.
+pub type Object = deadpool::managed::Object<Manager>;
 
 /// How long one trip to the database may take, waiting for a connection included.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+///
+/// A server that works has answered by then: it ends statements after five seconds.
+pub const DEADLINE: Duration = Duration::from_secs(8);
+/// The same for a read: somebody waits for it, and is told soon that there is no database.
+const READ: Duration = Duration::from_millis(4500);
+/// How long somebody waits for a connection, and how many may.
+const WAIT: Duration = Duration::from_secs(3);
+const WAITING: usize = 1024;
+/// How often a statement is made that others were in the way of, or whose connection broke.
+const TRIES: u32 = 3;
+/// A trip that was given up before it took this long says nothing about its connection.
+const PATIENCE: Duration = Duration::from_millis(250);
 
-/// What went wrong between the store and its database.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("the database URL is not valid")]
-    Url(#[source] tokio_postgres::Error),
-    #[error("building the connection pool")]
-    Pool(#[from] deadpool_postgres::BuildError),
-    #[error("getting a connection")]
-    Connect(#[from] deadpool_postgres::PoolError),
-    #[error("the database did not answer within {} s", DEADLINE.as_secs())]
-    Deadline,
-    #[error("running a statement")]
-    Query(#[from] tokio_postgres::Error),
-    #[error("applying migrations")]
-    Migrate(#[from] refinery::Error),
-    /// Our own bug, or a damaged database.
-    #[error("{table} of {id} is broken: {reason}")]
-    BrokenRow {
-        table: &'static str,
-        id: uuid::Uuid,
-        reason: String,
-    },
-}
-
-impl Error {
-    /// Whether a row that is referred to is not there.
-    pub fn is_missing_reference(&self) -> bool {
-        match self {
-            Self::Query(error) => error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION),
-            _ => false,
-        }
-    }
-
-    /// Whether repeating the same call may succeed: the outcome is unknown, or the database cannot take it now.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Connect(_) | Self::Deadline => true,
-            Self::Query(error) => is_transient(error),
-            Self::Url(_) | Self::Pool(_) | Self::Migrate(_) | Self::BrokenRow { .. } => false,
-        }
-    }
-}
-
-fn is_transient(error: &tokio_postgres::Error) -> bool {
-    let Some(state) = error.code() else {
-        // No SQLSTATE: the connection broke.
-        return true;
-    };
-    // 08 connection, 53 out of resources, 57P shutdown and restart, 58 system error.
-    let classes = ["08", "53", "57P", "58"];
-    classes.iter().any(|class| state.code().starts_with(class))
-        || [
-            SqlState::T_R_SERIALIZATION_FAILURE,
-            SqlState::T_R_DEADLOCK_DETECTED,
-            SqlState::LOCK_NOT_AVAILABLE,
-            SqlState::QUERY_CANCELED,
-            SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
-            SqlState::READ_ONLY_SQL_TRANSACTION,
-        ]
-        .contains(state)
-}
-
-impl From<Error> for tonic::Status {
-    fn from(error: Error) -> Self {
-        let cause = error_chain(&error);
-        if error.is_transient() {
-            tracing::warn!(error = cause, "the database is not available");
-            Reason::StoreUnavailable.status("The store is not available right now.")
-        } else {
-            tracing::error!(error = cause, "a statement failed");
-            tonic::Status::internal("The store failed.")
-        }
-    }
-}
-
-/// The error and its causes in one line.
-pub fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-/// Connections to one database.
+/// How one database is reached: all pools of a process share it.
 #[derive(Clone, Debug)]
-pub struct Database {
-    pool: Pool,
+pub struct Server {
+    door: Arc<Door>,
+    trust: Arc<Trust>,
 }
 
-impl Database {
-    /// Prepares up to `connections` connections; none is opened yet.
-    pub fn new(url: &str, connections: usize) -> Result<Self, Error> {
-        let mut config: tokio_postgres::Config = url.parse().map_err(Error::Url)?;
+impl Server {
+    /// Reads the URL; connects to nothing.
+    ///
+    /// With several hosts and `target_session_attrs=read-write`, connections go to the one that is no standby.
+    pub fn new(url: &str) -> Result<Self, Error> {
+        let mut config: Config = url.parse().map_err(Error::Url)?;
         if config.get_application_name().is_none() {
             config.application_name("talaria");
         }
-        config.connect_timeout(Duration::from_secs(3));
+        // Each side notices within ten seconds that the other is gone without a word.
         config.keepalives_idle(Duration::from_secs(5));
-        config.tcp_user_timeout(Duration::from_secs(10));
+        config.keepalives_interval(Duration::from_secs(2));
+        config.keepalives_retries(2);
+        config.tcp_user_timeout(Duration::from_secs(8));
         // A frozen process must not block others for longer than this. Every statement finds its rows by key, so the
         // plan of an empty table would be wrong for a full one, and planning again each time is wasted.
         let mut options = config.get_options().unwrap_or_default().to_owned();
         options.push_str(
             " -c statement_timeout=5s -c lock_timeout=2s \
-              -c idle_in_transaction_session_timeout=5s -c synchronous_commit=on \
+              -c idle_in_transaction_session_timeout=3s -c synchronous_commit=on \
+              -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=2 \
+              -c tcp_user_timeout=8000 \
               -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off",
         );
         config.options(options.trim());
-        let recycling_method = RecyclingMethod::Fast;
-        let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method });
+        Ok(Self {
+            door: Arc::new(Door::new(&config)),
+            trust: Arc::new(Trust::default()),
+        })
+    }
+
+    /// Prepares up to `connections` connections; none is opened yet.
+    pub fn pool(&self, connections: usize) -> Result<Database, Error> {
+        let manager = Manager {
+            door: self.door.clone(),
+            trust: self.trust.clone(),
+        };
         let pool = Pool::builder(manager)
             .max_size(connections)
             .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(Duration::from_secs(3)))
-            .create_timeout(Some(Duration::from_secs(5)))
+            .wait_timeout(Some(WAIT))
             .build()?;
-        Ok(Self { pool })
+        Ok(Database {
+            server: self.clone(),
+            pool,
+        })
     }
+}
 
-    /// A connection.
+/// Connections to one database.
+#[derive(Clone, Debug)]
+pub struct Database {
+    server: Server,
+    pool: Pool,
+}
+
+impl Database {
+    /// A connection. Fails at once where the database is known to be away, or too many wait already.
     pub async fn connection(&self) -> Result<Object, Error> {
+        let status = self.pool.status();
+        if status.waiting >= WAITING {
+            return Err(Error::Busy);
+        }
+        if status.available == 0 && self.server.door.is_shut() {
+            return Err(door::NotOpened::Away.into());
+        }
         Ok(self.pool.get().await?)
     }
+
+    /// Bounds a trip to the database. One that nobody heard the end of leaves a connection behind that may lead nowhere.
+    pub async fn trip<T>(&self, trip: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        self.trip_within(DEADLINE, trip).await
+    }
+
+    async fn trip_within<T>(
+        &self,
+        longest: Duration,
+        trip: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let mut unheard = Unheard {
+            trust: &self.server.trust,
+            began: Instant::now(),
+            ended: false,
+        };
+        let outcome = tokio::time::timeout(longest, trip)
+            .await
+            .unwrap_or(Err(Error::Deadline));
+        unheard.ended = true;
+        if outcome.as_ref().is_err_and(Error::casts_doubt) {
+            self.server.trust.doubt();
+        }
+        outcome
+    }
 }
 
-/// Bounds a trip to the database.
-pub async fn within_deadline<T>(trip: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::time::timeout(DEADLINE, trip)
-        .await
-        .unwrap_or(Err(Error::Deadline))
+/// A trip whose caller may go away before its end.
+struct Unheard<'a> {
+    trust: &'a Trust,
+    began: Instant,
+    ended: bool,
 }
 
-/// Runs a read, and once more if its connection turns out to be dead: a restarted database breaks every idle one.
+impl Drop for Unheard<'_> {
+    fn drop(&mut self) {
+        if !self.ended && self.began.elapsed() > PATIENCE {
+            self.trust.doubt();
+        }
+    }
+}
+
+/// How often a write has been tried whose repetition changes nothing.
+#[derive(Debug, Default)]
+pub struct Tries {
+    failed: u32,
+    /// An earlier try may have been stored: nobody heard how it ended.
+    pub maybe_stored: bool,
+}
+
+impl Tries {
+    /// Whether to try again after this.
+    pub fn go_on(&mut self, error: &Error) -> bool {
+        self.failed += 1;
+        self.maybe_stored |= error.is_ambiguous();
+        self.failed < TRIES && error.is_of_the_moment()
+    }
+}
+
+/// Runs a read; again if its connection turns out to be dead, since a restarted database breaks every idle one, or if
+/// others were in its way.
 pub async fn read(
     database: &Database,
     sql: &str,
     params: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Row>, Error> {
-    within_deadline(async {
+    database
+        .trip_within(READ, repeated(database, sql, params))
+        .await
+}
+
+/// The same for a write that is the same however often it is made.
+pub async fn write(
+    database: &Database,
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, Error> {
+    database.trip(repeated(database, sql, params)).await
+}
+
+async fn repeated(
+    database: &Database,
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, Error> {
+    let mut tries = Tries::default();
+    loop {
         let connection = database.connection().await?;
         match query(&connection, sql, params).await {
-            Err(error) if error.is_transient() && connection.is_closed() => {
-                drop(connection);
-                query(&database.connection().await?, sql, params).await
-            }
-            answer => answer,
+            Err(error) if tries.go_on(&error) => {}
+            answer => return answer,
         }
-    })
-    .await
+    }
 }
 
 /// Runs a statement that is prepared once per connection.

@@ -1,15 +1,12 @@
 //! Forgetting responses, and the turns that nothing continues from any more.
 
-use deadpool_postgres::Object;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use crate::database::{Database, Error, query, within_deadline};
+use crate::database::{Database, Error, Object, Tries, query};
 
 /// Ancestors that one delete clears away behind itself at most; what is left goes with a sweep.
 const ANCESTORS: usize = 1000;
-/// How often a delete that met another writer the wrong way round is tried.
-const TRIES: usize = 3;
 
 /// Removes the response, its log, its request and its final object, and with its row its idempotency key; clears what
 /// points at it. Its turn goes too unless another continues from it, and so do turns before it that were only kept for
@@ -17,17 +14,17 @@ const TRIES: usize = 3;
 ///
 /// An active run that still writes finds its row gone, and itself lost.
 pub async fn response_delete(database: &Database, tenant: &str, id: Uuid) -> Result<bool, Error> {
-    let mut tries = 0;
+    let mut tries = Tries::default();
+    let mut was_there = false;
     loop {
-        tries += 1;
-        let outcome = within_deadline(async {
+        let trip = database.trip(async {
             let mut connection = database.connection().await?;
-            response_delete_once(&mut connection, tenant, id).await
-        })
-        .await;
-        match outcome {
-            Err(Error::Query(error))
-                if tries < TRIES && error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) => {}
+            response_delete_once(&mut connection, tenant, id, &mut was_there).await
+        });
+        match trip.await {
+            Err(error) if tries.go_on(&error) => {}
+            // An earlier try deleted it, and nobody heard so.
+            Ok(false) if tries.maybe_stored => return Ok(was_there),
             outcome => return outcome,
         }
     }
@@ -37,6 +34,7 @@ async fn response_delete_once(
     connection: &mut Object,
     tenant: &str,
     id: Uuid,
+    was_there: &mut bool,
 ) -> Result<bool, Error> {
     const SQL: &str = "
         -- response_delete
@@ -48,6 +46,7 @@ async fn response_delete_once(
     let Some(row) = transaction.query_opt(&statement, &[&id, &tenant]).await? else {
         return Ok(false);
     };
+    *was_there = true;
     let conversation: Option<Uuid> = row.get(0);
     let conversations: Vec<Uuid> = conversation.into_iter().collect();
     responses_delete_rest_in_tx(&transaction, &[id], &conversations).await?;

@@ -107,5 +107,7 @@ async fn runs_finish(database: &Database, batch: &[Finish]) -> Result<Vec<Outcom
         ],
     )
     .await?;
-    outcomes(&connection, &rows, batch.iter().map(|end| &end.append)).await
+    outcomes(&connection, &rows, batch.iter().map(|end| &end.append))
+        .await
+        .map_err(Error::after_commit)
 }

@@ -5,7 +5,7 @@ use talaria_proto::v1::{Response, Turn};
 use uuid::Uuid;
 
 use crate::codec;
-use crate::database::{Database, Error, read};
+use crate::database::{Database, Error, Server, read};
 
 /// Enough for statements that come one after the other.
 const CONNECTIONS: usize = 2;
@@ -57,7 +57,7 @@ pub enum Imported {
 impl Importer {
     /// Prepares to write; nothing is connected until the first record.
     pub fn new(database_url: &str, tenant: String) -> Result<Self, Error> {
-        let database = Database::new(database_url, CONNECTIONS)?;
+        let database = Server::new(database_url)?.pool(CONNECTIONS)?;
         Ok(Self { database, tenant })
     }
 

@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use deadpool_postgres::{Object, Transaction};
+use deadpool_postgres::Transaction;
 use talaria_domain::ids::ResponseId;
 use talaria_proto::v1::{FindIdempotencyKeyRequest, FindIdempotencyKeyResponse};
 use tonic::Status;
 use uuid::Uuid;
 
 use crate::admit::Admit;
-use crate::database::{Database, Error, query, query_in_tx, read};
+use crate::database::{Database, Error, Object, query, query_in_tx, read};
 
 /// A request's key, and what it was used for.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::database::{Database, Error, within_deadline};
+use crate::database::{Database, Error};
 
 /// Writes of one batch at most, and their bytes.
 const BATCH_WRITES: usize = 512;
@@ -83,23 +83,30 @@ impl<W: Write> Lane<W> {
     }
 }
 
+/// Writes whoever still waits: one that waits no longer comes again, or was told that nothing is known of its write.
 async fn run<W: Write>(database: Database, queue: async_channel::Receiver<Job<W>>, pace: Duration) {
     let mut next_begin = Instant::now();
     while let Ok(first) = queue.recv().await {
+        if first.reply.is_closed() {
+            continue;
+        }
         tokio::time::sleep_until(next_begin).await;
         next_begin = Instant::now() + pace;
         let mut bytes = first.write.size_bytes();
         let (mut writes, mut replies) = (vec![first.write], vec![first.reply]);
         while writes.len() < BATCH_WRITES && bytes < BATCH_BYTES {
             let Ok(job) = queue.try_recv() else { break };
+            if job.reply.is_closed() {
+                continue;
+            }
             bytes += job.write.size_bytes();
             writes.push(job.write);
             replies.push(job.reply);
         }
-        match within_deadline(W::write(&database, &writes)).await {
+        match database.trip(W::write(&database, &writes)).await {
             Ok(outcomes) => {
                 for (reply, outcome) in replies.into_iter().zip(outcomes) {
-                    // Whoever asked may have gone; the write stands all the same.
+                    // Whoever asked may have gone meanwhile; the write stands all the same.
                     let _ = reply.send(Ok(outcome));
                 }
             }
@@ -117,7 +124,7 @@ async fn run<W: Write>(database: Database, queue: async_channel::Receiver<Job<W>
 /// Writes each alone, so that the one that the database refuses does not take the others with it.
 async fn write_apart<W: Write>(database: &Database, writes: Vec<W>, replies: Vec<Reply<W>>) {
     for (write, reply) in writes.into_iter().zip(replies) {
-        let outcomes = within_deadline(W::write(database, &[write])).await;
+        let outcomes = database.trip(W::write(database, &[write])).await;
         let outcome = outcomes.map(|outcomes| outcomes.into_iter().next());
         if let Some(outcome) = outcome.transpose() {
             let _ = reply.send(outcome.map_err(Arc::new));

@@ -3,7 +3,7 @@
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use crate::database::{Database, Error, query, read, within_deadline};
+use crate::database::{Database, Error, query, read};
 
 /// Registers a process, or renews its lease for `lease_ms` from now by the database's clock.
 pub async fn lease_renew(
@@ -20,12 +20,13 @@ pub async fn lease_renew(
         SET lease_until = excluded.lease_until";
     #[expect(clippy::cast_precision_loss, reason = "a lease is seconds long")]
     let lease_ms = lease_ms as f64;
-    within_deadline(async {
-        let connection = database.connection().await?;
-        query(&connection, SQL, &[&incarnation, &address, &lease_ms]).await?;
-        Ok(())
-    })
-    .await
+    database
+        .trip(async {
+            let connection = database.connection().await?;
+            query(&connection, SQL, &[&incarnation, &address, &lease_ms]).await?;
+            Ok(())
+        })
+        .await
 }
 
 /// Ends the lease of one process, or of all but one. Runs that a process gives up itself have not cost it its life: that
@@ -44,12 +45,13 @@ pub async fn lease_end(
         )
         DELETE FROM orchestrator
         WHERE incarnation = $1 OR incarnation <> $2";
-    within_deadline(async {
-        let connection = database.connection().await?;
-        query(&connection, SQL, &[&incarnation, &all_except]).await?;
-        Ok(())
-    })
-    .await
+    database
+        .trip(async {
+            let connection = database.connection().await?;
+            query(&connection, SQL, &[&incarnation, &all_except]).await?;
+            Ok(())
+        })
+        .await
 }
 
 /// A run that changed hands.
@@ -152,20 +154,21 @@ pub async fn runs_claim(
         FROM claimed c
         JOIN run_request q ON q.response_id = c.id
         ORDER BY c.id";
-    within_deadline(async {
-        let connection = database.connection().await?;
-        let rows = query(
-            &connection,
-            SQL,
-            &[&owner, &limit, &executing.runs, &executing.as_of],
-        )
-        .await?;
-        Ok(rows
-            .iter()
-            .map(|row| Claimed::of(row, row.get(8)))
-            .collect())
-    })
-    .await
+    database
+        .trip(async {
+            let connection = database.connection().await?;
+            let rows = query(
+                &connection,
+                SQL,
+                &[&owner, &limit, &executing.runs, &executing.as_of],
+            )
+            .await?;
+            Ok(rows
+                .iter()
+                .map(|row| Claimed::of(row, row.get(8)))
+                .collect())
+        })
+        .await
 }
 
 /// The runs of a process that are to stop.

@@ -41,7 +41,7 @@ pub use service::Store;
 pub struct Config {
     /// `postgres://…`, Postgres 14 or newer.
     pub database_url: String,
-    /// Connections for reading and for single writes; the write lanes have their own.
+    /// Connections for reading; whatever writes has its own.
     pub read_connections: usize,
     /// Statements of one lane (admissions, appends, ends) that may be in flight at once.
     pub writers_per_lane: usize,

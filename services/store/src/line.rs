@@ -7,7 +7,7 @@ use talaria_proto::v1::Wait;
 use uuid::Uuid;
 
 use crate::admit::Admit;
-use crate::database::{Database, Error, query, query_in_tx, within_deadline};
+use crate::database::{Database, Error, query, query_in_tx};
 use crate::lease::Claimed;
 
 /// Asks the active responses of the conversations that these runs interrupt to stop. Answers which runs come too late:
@@ -76,18 +76,19 @@ pub async fn runs_begin(
     owner: Uuid,
     limit: i64,
 ) -> Result<Vec<Claimed>, Error> {
-    within_deadline(async {
-        let free = lines_free(database, limit).await?;
-        if free.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut connection = database.connection().await?;
-        let transaction = connection.transaction().await?;
-        let begun = runs_begin_in_tx(&transaction, owner, &free).await?;
-        transaction.commit().await?;
-        Ok(begun)
-    })
-    .await
+    database
+        .trip(async {
+            let free = lines_free(database, limit).await?;
+            if free.is_empty() {
+                return Ok(Vec::new());
+            }
+            let mut connection = database.connection().await?;
+            let transaction = connection.transaction().await?;
+            let begun = runs_begin_in_tx(&transaction, owner, &free).await?;
+            transaction.commit().await?;
+            Ok(begun)
+        })
+        .await
 }
 
 /// Conversations in which runs wait and no response is active.

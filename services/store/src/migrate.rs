@@ -3,7 +3,7 @@
 use refinery::Target;
 use tokio_postgres::NoTls;
 
-use crate::database::Error;
+use crate::database::{Error, host_that_answers};
 
 mod embedded {
     refinery::embed_migrations!("../../migrations");
@@ -23,6 +23,7 @@ pub async fn migrate_to(url: &str, version: i32) -> Result<usize, Error> {
 
 async fn migrate_up_to(url: &str, target: Target) -> Result<usize, Error> {
     let config: tokio_postgres::Config = url.parse().map_err(Error::Url)?;
+    let config = host_that_answers(&config).await?;
     let (mut client, connection) = config.connect(NoTls).await?;
     let work = async move {
         client

@@ -31,7 +31,7 @@ use tonic::{Request, Response, Status};
 use crate::admit::{Admission, Admit, FIRST_EPOCH};
 use crate::append::Append;
 use crate::cancel::CancelRequest;
-use crate::database::{Database, Error, error_chain, read};
+use crate::database::{Database, Error, Server, error_chain, read, unavailable};
 use crate::finish::Finish;
 use crate::lane::{Lane, Outcome};
 use crate::maintenance::Upkeep;
@@ -44,6 +44,11 @@ use crate::{
 /// Deltas of all runs are gathered for this long: a statement costs far more than a row in it.
 const APPEND_PACE: Duration = Duration::from_millis(5);
 
+/// Connections for writes that have no lane: decisions, conversations, deletes, claims.
+const WRITE_CONNECTIONS: usize = 4;
+/// Connections for renewing and ending leases: two, so that one that hangs keeps nobody from living on.
+const LEASE_CONNECTIONS: usize = 2;
+
 /// The store service. Clones share everything.
 #[derive(Clone)]
 pub struct Store {
@@ -51,7 +56,12 @@ pub struct Store {
 }
 
 struct Inner {
+    /// For what only reads, and for the store's own work.
     database: Database,
+    /// For single writes: they never wait for readers.
+    writes: Database,
+    /// For renewals: they never wait for anything.
+    leases: Database,
     admissions: Lane<Admit>,
     /// Those that take more than one statement, so that the others do not wait for them.
     keyed_admissions: Lane<Admit>,
@@ -69,9 +79,9 @@ impl Store {
     /// Starts the store's own work on a migrated database. Nothing is connected until the first call.
     pub fn start(config: &Config) -> Result<Self, crate::Error> {
         let writers = config.writers_per_lane.max(1);
-        let database = Database::new(&config.database_url, config.read_connections.max(1))?;
-        // Lanes never wait for readers: they have connections of their own.
-        let lanes = Database::new(&config.database_url, 4 * writers + 1)?;
+        let server = Server::new(&config.database_url)?;
+        let database = server.pool(config.read_connections.max(1))?;
+        let lanes = server.pool(4 * writers + 1)?;
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let upkeep = Arc::new(Upkeep::new(config));
@@ -83,6 +93,8 @@ impl Store {
             first_appends: Lane::start(&lanes, writers, Duration::ZERO, &tasks),
             ends: Lane::start(&lanes, writers, Duration::ZERO, &tasks),
             database,
+            writes: server.pool(WRITE_CONNECTIONS)?,
+            leases: server.pool(LEASE_CONNECTIONS)?,
             upkeep,
             tasks,
             stop,
@@ -142,7 +154,7 @@ fn written(outcome: Result<Outcome, Arc<Error>>) -> Result<(), Status> {
 fn not_written(error: &Error) -> Status {
     if error.is_transient() {
         tracing::debug!(error = error_chain(error), "a write has to be repeated");
-        Reason::StoreUnavailable.status("The store is not available right now.")
+        unavailable(error)
     } else {
         tracing::error!(error = error_chain(error), "a write failed");
         Status::internal("The store failed.")
@@ -287,7 +299,7 @@ impl StoreService for Store {
         &self,
         request: Request<DecideApprovalRequest>,
     ) -> Result<Response<DecideApprovalResponse>, Status> {
-        approval::approval_decide(&self.inner.database, &request.into_inner())
+        approval::approval_decide(&self.inner.writes, &request.into_inner())
             .await
             .map(Response::new)
     }
@@ -296,7 +308,7 @@ impl StoreService for Store {
         &self,
         request: Request<AwaitApprovalsRequest>,
     ) -> Result<Response<AwaitApprovalsResponse>, Status> {
-        approval::approvals_await(&self.inner.database, &request.into_inner())
+        approval::approvals_await(&self.inner.writes, &request.into_inner())
             .await
             .map(Response::new)
     }
@@ -318,7 +330,7 @@ impl StoreService for Store {
             tenant,
             response_id: id,
         } = request.into_inner();
-        let database = &self.inner.database;
+        let database = &self.inner.writes;
         match cancel::cancel_request(database, &tenant, response_id(&id)?).await? {
             CancelRequest::Written => Ok(Response::new(RequestCancelResponse {})),
             CancelRequest::AlreadyEnded => {
@@ -377,7 +389,7 @@ impl StoreService for Store {
         &self,
         request: Request<CreateConversationRequest>,
     ) -> Result<Response<Conversation>, Status> {
-        conversation::conversation_create(&self.inner.database, request.into_inner())
+        conversation::conversation_create(&self.inner.writes, request.into_inner())
             .await
             .map(Response::new)
     }
@@ -395,7 +407,7 @@ impl StoreService for Store {
         &self,
         request: Request<UpdateConversationRequest>,
     ) -> Result<Response<Conversation>, Status> {
-        conversation::conversation_update(&self.inner.database, request.into_inner())
+        conversation::conversation_update(&self.inner.writes, request.into_inner())
             .await
             .map(Response::new)
     }
@@ -404,7 +416,7 @@ impl StoreService for Store {
         &self,
         request: Request<DeleteConversationRequest>,
     ) -> Result<Response<DeleteConversationResponse>, Status> {
-        conversation::conversation_delete(&self.inner.database, request.into_inner())
+        conversation::conversation_delete(&self.inner.writes, request.into_inner())
             .await
             .map(Response::new)
     }
@@ -422,7 +434,7 @@ impl StoreService for Store {
         &self,
         request: Request<AddConversationItemsRequest>,
     ) -> Result<Response<AddConversationItemsResponse>, Status> {
-        conversation::items_add(&self.inner.database, request.into_inner())
+        conversation::items_add(&self.inner.writes, request.into_inner())
             .await
             .map(Response::new)
     }
@@ -431,7 +443,7 @@ impl StoreService for Store {
         &self,
         request: Request<DeleteConversationItemRequest>,
     ) -> Result<Response<Conversation>, Status> {
-        conversation::item_delete(&self.inner.database, request.into_inner())
+        conversation::item_delete(&self.inner.writes, request.into_inner())
             .await
             .map(Response::new)
     }
@@ -445,7 +457,7 @@ impl StoreService for Store {
             response_id: id,
         } = request.into_inner();
         let deleted =
-            delete::response_delete(&self.inner.database, &tenant, response_id(&id)?).await?;
+            delete::response_delete(&self.inner.writes, &tenant, response_id(&id)?).await?;
         if deleted {
             Ok(Response::new(DeleteResponseResponse {}))
         } else {
@@ -464,7 +476,7 @@ impl StoreService for Store {
         } = request.into_inner();
         let incarnation = parse_uuid(&incarnation, "incarnation")?;
         let lease_ms = i64::from(lease_ms);
-        lease::lease_renew(&self.inner.database, incarnation, &address, lease_ms).await?;
+        lease::lease_renew(&self.inner.leases, incarnation, &address, lease_ms).await?;
         Ok(Response::new(RenewLeaseResponse {}))
     }
 
@@ -482,7 +494,7 @@ impl StoreService for Store {
         let all_except = all_except
             .map(|except| parse_uuid(&except, "all_except"))
             .transpose()?;
-        lease::lease_end(&self.inner.database, incarnation, all_except).await?;
+        lease::lease_end(&self.inner.leases, incarnation, all_except).await?;
         Ok(Response::new(EndLeaseResponse {}))
     }
 
@@ -490,7 +502,7 @@ impl StoreService for Store {
         &self,
         request: Request<ClaimRunsRequest>,
     ) -> Result<Response<ClaimRunsResponse>, Status> {
-        claim::claim(&self.inner.database, &request.into_inner())
+        claim::claim(&self.inner.writes, &request.into_inner())
             .await
             .map(Response::new)
     }

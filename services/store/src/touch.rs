@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use crate::database::{Database, Error, query, within_deadline};
+use crate::database::{Database, Error, query};
 
 /// Responses that are remembered between two writes; more go unnoticed.
 const REMEMBERED: usize = 65_536;
@@ -49,10 +49,11 @@ async fn responses_touch(database: &Database, ids: &[Uuid], ages_s: &[f64]) -> R
         SET used_at = clock_timestamp() - touch.age_s * interval '1 second'
         FROM unnest($1::uuid[], $2::float8[]) AS touch (id, age_s)
         WHERE r.id = touch.id AND r.status >= 3";
-    within_deadline(async {
-        let connection = database.connection().await?;
-        query(&connection, SQL, &[&ids, &ages_s]).await?;
-        Ok(())
-    })
-    .await
+    database
+        .trip(async {
+            let connection = database.connection().await?;
+            query(&connection, SQL, &[&ids, &ages_s]).await?;
+            Ok(())
+        })
+        .await
 }

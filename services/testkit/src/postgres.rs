@@ -3,9 +3,13 @@
 mod cluster;
 mod database;
 mod private;
+mod proxy;
 mod session;
 mod shared;
+mod small_disk;
 
 pub use database::TestDatabase;
 pub use private::PrivatePostgres;
+pub use proxy::Proxy;
 pub use session::Session;
+pub use small_disk::SmallDisk;

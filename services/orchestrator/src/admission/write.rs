@@ -8,36 +8,42 @@ use talaria_runtime::error::Reason;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use super::{CALL, Refusal};
-use crate::journal::{Journal, deadline, within};
+use super::{Limit, Refusal};
+use crate::journal::{Journal, deadline};
 
-/// How long an admission waits for a store that does not answer: with one more call, less than a façade waits for an
-/// admission.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an admission waits for a store that does not take it, before its last try.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest that a write which nobody waits for any more may still reach the database: two batches and a statement.
 const ON_ITS_WAY: Duration = Duration::from_secs(30);
 
-/// Writes the run down; repeats itself while the store does not say what became of it.
+/// Writes the run down; repeats itself while the store does not say what became of it, or cannot take it.
 pub async fn write(
     journal: &Journal,
     admission: AdmitRunRequest,
+    limit: Limit,
 ) -> Result<AdmitRunResponse, Refusal> {
     let started = tokio::time::Instant::now();
     let mut pause = Duration::from_millis(20);
+    let mut maybe_stored = false;
     loop {
         let mut client = journal.client();
         let call = client.admit_run(admission.clone());
-        match within(CALL, call).await {
+        let status = match limit.call(call).await {
             Ok(admitted) => return Ok(admitted.into_inner()),
             Err(status) if !is_unknown(&status) => return Err(Refusal::Refused(status)),
-            Err(status) if started.elapsed() > PATIENCE => {
-                return Err(Refusal::Unknown(store_status(status)));
-            }
-            Err(_) => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-            }
+            Err(status) => status,
+        };
+        maybe_stored |= Reason::of(&status) != Some(Reason::StoreRefused);
+        if started.elapsed() > PATIENCE || limit.left().is_zero() {
+            let status = store_status(status);
+            return Err(if maybe_stored {
+                Refusal::Unknown(status)
+            } else {
+                Refusal::Refused(status)
+            });
         }
+        tokio::time::sleep(pause.min(limit.left())).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
     }
 }
 

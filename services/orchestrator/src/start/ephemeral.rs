@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
 use super::{Updates, admitted, choice, message, parameters, place};
-use crate::admission::{Admission, Admitted, Asked, admit};
+use crate::admission::{Admission, Admitted, Asked, Limit, admit};
 use crate::execution::{Asking, Ephemeral, Execution, Listings, Sink};
 use crate::request_mcp::{Credentials, check_labels, servers};
 use crate::service::Shared;
@@ -46,6 +46,7 @@ pub async fn start_ephemeral(
         request: &request,
         idempotency: None,
         no_place: None,
+        limit: Limit::begin(),
     };
     let Admission::Begins(begun) = admit(&shared.journal, &asked).await? else {
         return Err(Status::internal("an ephemeral run can only begin"));

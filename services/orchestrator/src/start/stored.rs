@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{Updates, admitted, choice, message, parameters, place};
 use crate::active::ActiveRun;
-use crate::admission::{self, Admission, Admitted, Asked, Refusal, admit, may_wait};
+use crate::admission::{self, Admission, Admitted, Asked, Limit, Refusal, admit, may_wait};
 use crate::agents::Agent;
 use crate::execution::{self, Execution, Listings, Sink, Stored};
 use crate::feed::Feed;
@@ -91,29 +91,34 @@ pub async fn start_stored(shared: &Arc<Shared>, asking: Asking) -> Result<Update
 
 /// Finds the run that the request started before, or admits it.
 async fn find_or_admit(shared: &Arc<Shared>, asking: Asking) -> Result<Started, Status> {
+    let limit = Limit::begin();
     if let Some(idempotency) = &asking.idempotency
-        && let Some(response_id) = keys::find(shared, &asking.tenant, idempotency).await?
+        && let Some(response_id) = keys::find(shared, &asking.tenant, idempotency, limit).await?
     {
         return Ok(Started::Replayed { response_id });
     }
     let (tenant, idempotency) = (asking.tenant.clone(), asking.idempotency.clone());
-    let refusal = match admit_stored(shared, asking).await {
+    let refusal = match admit_stored(shared, asking, limit).await {
         Ok(started) => return Ok(started),
         Err(Refusal::Unknown(status)) => return Err(status),
         Err(Refusal::Refused(status)) => status,
     };
-    keys::find_before_refusing(shared, &tenant, idempotency.as_ref(), refusal)
+    keys::find_before_refusing(shared, &tenant, idempotency.as_ref(), refusal, limit)
         .await
         .map(|response_id| Started::Replayed { response_id })
 }
 
 /// Admits a stored run and begins to execute it, unless it waits in line.
-async fn admit_stored(shared: &Arc<Shared>, asking: Asking) -> Result<Started, Refusal> {
+async fn admit_stored(
+    shared: &Arc<Shared>,
+    asking: Asking,
+    limit: Limit,
+) -> Result<Started, Refusal> {
     let agent = shared.agents.select(&asking.request.model)?;
     let parameters = parameters(&asking.request)?;
     choice::check(&parameters, |name| agent.toolbox.may_have(name))?;
     check_labels(&parameters, &agent)?;
-    tokio::time::timeout(REGISTRATION, shared.registered.wait())
+    tokio::time::timeout(REGISTRATION.min(limit.left()), shared.registered.wait())
         .await
         .map_err(|_| Reason::StoreUnavailable.status("The store is not available right now."))?;
     let (place, no_place) = match place(shared) {
@@ -128,7 +133,6 @@ async fn admit_stored(shared: &Arc<Shared>, asking: Asking) -> Result<Started, R
         tenant: asking.tenant.clone(),
         feed: Arc::clone(&feed),
         cancel: cancel.clone(),
-        revoked: false,
     };
     let id = shared.active.begin(run);
     let asked = Asked {
@@ -140,6 +144,7 @@ async fn admit_stored(shared: &Arc<Shared>, asking: Asking) -> Result<Started, R
         request: &asking.request,
         idempotency: asking.idempotency.as_ref(),
         no_place,
+        limit,
     };
     let forget = || {
         shared.active.remove(id, &feed);
@@ -155,15 +160,19 @@ async fn admit_stored(shared: &Arc<Shared>, asking: Asking) -> Result<Started, R
         }
         Ok(Admission::Replayed { response_id }) => {
             forget();
-            keys::check_stays(shared, &response_id)?;
             return Ok(Started::Replayed { response_id });
         }
         Err(Refusal::Refused(status)) => {
             forget();
             return Err(Refusal::Refused(status));
         }
+        // If it was stored, its key names it from anywhere, so it has to stay: it is claimed as a run of this process
+        // that it does not execute.
+        Err(Refusal::Unknown(status)) if asking.idempotency.is_some() => {
+            forget();
+            return Err(Refusal::Unknown(status));
+        }
         Err(Refusal::Unknown(status)) => {
-            shared.active.revoke(id);
             let task = Arc::clone(shared);
             shared.tasks.spawn(async move {
                 admission::revoke(&task.journal, asking.tenant, id).await;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{Found, TRIES, found, not_completed, pack_turn, parse_turn};
 use crate::context::item_id;
-use crate::database::{Database, Error, query, read, within_deadline};
+use crate::database::{Database, Error, Tries, query, read, write};
 use crate::items::items_before;
 
 /// The conversation's items, oldest first, each once, without those that were taken out.
@@ -43,14 +43,21 @@ pub async fn items_add(
     } = request;
     let turn = parse_turn(&turn_id)?;
     let body = pack_turn(&items);
+    let mut tries = Tries::default();
     for _ in 0..TRIES {
         let found = found(database, &tenant, &conversation).await?;
         let is_done = items.is_empty() || turn_exists(database, &tenant, turn).await?;
         if !is_done {
             found.refuse_if_busy()?;
         }
-        if is_done || turn_add(database, &tenant, &found, turn, &body).await? {
+        if is_done {
             return Ok(AddConversationItemsResponse { items });
+        }
+        match turn_add(database, &tenant, &found, turn, &body).await {
+            Ok(true) => return Ok(AddConversationItemsResponse { items }),
+            Ok(false) => {}
+            Err(error) if tries.go_on(&error) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Err(Reason::ConversationChanged.status("The conversation changed at the same moment."))
@@ -92,11 +99,7 @@ pub async fn item_delete(
         return Err(Reason::ItemNotFound.status_at("item_id", message));
     }
     found.refuse_if_busy()?;
-    let rows = within_deadline(async {
-        let connection = database.connection().await?;
-        query(&connection, SQL, &[&found.id, &id]).await
-    })
-    .await?;
+    let rows = write(database, SQL, &[&found.id, &id]).await?;
     if rows.is_empty() {
         return Err(not_completed());
     }
@@ -146,11 +149,12 @@ async fn turn_add(
         SELECT $2, $4, $3, $5
         FROM moved
         RETURNING id";
-    within_deadline(async {
-        let connection = database.connection().await?;
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-            [&found.id, &turn, &found.head_turn, &tenant, &body];
-        Ok(!query(&connection, SQL, &params).await?.is_empty())
-    })
-    .await
+    database
+        .trip(async {
+            let connection = database.connection().await?;
+            let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+                [&found.id, &turn, &found.head_turn, &tenant, &body];
+            Ok(!query(&connection, SQL, &params).await?.is_empty())
+        })
+        .await
 }

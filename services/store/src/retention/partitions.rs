@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::database::{Database, Error, query, query_in_tx, within_deadline};
+use crate::database::{Database, Error, query, query_in_tx};
 
 const DAYS_AHEAD: i32 = 7;
 /// How long looking through the responses of a day may take.
@@ -13,12 +13,13 @@ pub async fn event_partitions_create(database: &Database) -> Result<(), Error> {
     const SQL: &str = "
         -- event_partitions_create
         SELECT event_chunk_partitions_create($1)";
-    within_deadline(async {
-        let connection = database.connection().await?;
-        query(&connection, SQL, &[&DAYS_AHEAD]).await?;
-        Ok(())
-    })
-    .await
+    database
+        .trip(async {
+            let connection = database.connection().await?;
+            query(&connection, SQL, &[&DAYS_AHEAD]).await?;
+            Ok(())
+        })
+        .await
 }
 
 /// Drops the days of the event log that hold nothing younger than `age`; answers which went.
@@ -53,7 +54,9 @@ async fn event_partition_drop_if_over(
     if is_needed.await.unwrap_or(Err(Error::Deadline))? {
         return Ok(false);
     }
-    within_deadline(event_partition_drop(database, partition)).await
+    database
+        .trip(event_partition_drop(database, partition))
+        .await
 }
 
 /// Days that were over `age` ago. Yesterday is never among them: it is made again as long as it may be written to.
@@ -72,12 +75,13 @@ async fn event_partitions_old(database: &Database, age: Duration) -> Result<Vec<
               )
         ORDER BY c.relname";
     let age_s = age.as_secs_f64();
-    within_deadline(async {
-        let connection = database.connection().await?;
-        let rows = query(&connection, SQL, &[&age_s]).await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
-    })
-    .await
+    database
+        .trip(async {
+            let connection = database.connection().await?;
+            let rows = query(&connection, SQL, &[&age_s]).await?;
+            Ok(rows.iter().map(|row| row.get(0)).collect())
+        })
+        .await
 }
 
 /// Whether a response of the partition's day has not ended, or ended less than `age` ago.

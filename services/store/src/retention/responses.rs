@@ -6,7 +6,7 @@ use deadpool_postgres::Transaction;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use crate::database::{Database, Error, query_in_tx, read, within_deadline};
+use crate::database::{Database, Error, Object, query_in_tx, read};
 use crate::delete::{responses_delete_rest_in_tx, turns_delete};
 
 /// Responses that one transaction removes at most.
@@ -34,14 +34,15 @@ pub async fn responses_expire(database: &Database, age: Duration) -> Result<usiz
         WHERE id = ANY (ARRAY(SELECT id FROM old))
         RETURNING id, tenant, conversation_id";
     let age_s = age.as_secs_f64();
-    within_deadline(async {
-        let mut connection = database.connection().await?;
-        let transaction = connection.transaction().await?;
-        let gone = query_in_tx(&transaction, SQL, &[&age_s, &BATCH]).await?;
-        let gone = delete_rest(transaction, &gone).await?;
-        delete_turns(&connection, gone).await
-    })
-    .await
+    database
+        .trip(async {
+            let mut connection = database.connection().await?;
+            let transaction = connection.transaction().await?;
+            let gone = query_in_tx(&transaction, SQL, &[&age_s, &BATCH]).await?;
+            let gone = delete_rest(transaction, &gone).await?;
+            delete_turns(&connection, gone).await
+        })
+        .await
 }
 
 /// Removes of each tenant the responses beyond the `max` that ended or were read last, at most a batch of each; answers
@@ -89,18 +90,19 @@ async fn responses_evict_of(database: &Database, tenant: &str, max: u64) -> Resu
         WHERE id = ANY (ARRAY(SELECT id FROM oldest))
         RETURNING id, tenant, conversation_id";
     let max = i64::try_from(max).unwrap_or(i64::MAX);
-    within_deadline(async {
-        let mut connection = database.connection().await?;
-        let transaction = connection.transaction().await?;
-        let locked = query_in_tx(&transaction, LOCK, &[]).await?;
-        if !locked.iter().any(|row| row.get(0)) {
-            return Ok(0);
-        }
-        let gone = query_in_tx(&transaction, SQL, &[&tenant, &max, &BATCH]).await?;
-        let gone = delete_rest(transaction, &gone).await?;
-        delete_turns(&connection, gone).await
-    })
-    .await
+    database
+        .trip(async {
+            let mut connection = database.connection().await?;
+            let transaction = connection.transaction().await?;
+            let locked = query_in_tx(&transaction, LOCK, &[]).await?;
+            if !locked.iter().any(|row| row.get(0)) {
+                return Ok(0);
+            }
+            let gone = query_in_tx(&transaction, SQL, &[&tenant, &max, &BATCH]).await?;
+            let gone = delete_rest(transaction, &gone).await?;
+            delete_turns(&connection, gone).await
+        })
+        .await
 }
 
 /// Every tenant that has responses: one step through the index for each, however many responses it has.
@@ -147,10 +149,7 @@ async fn delete_rest(transaction: Transaction<'_>, rows: &[Row]) -> Result<Vec<G
     Ok(gone)
 }
 
-async fn delete_turns(
-    connection: &deadpool_postgres::Object,
-    mut gone: Vec<Gone>,
-) -> Result<usize, Error> {
+async fn delete_turns(connection: &Object, mut gone: Vec<Gone>) -> Result<usize, Error> {
     let count = gone.len();
     gone.sort_by(|a, b| a.tenant.cmp(&b.tenant));
     for of_tenant in gone.chunk_by(|a, b| a.tenant == b.tenant) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use crate::database::{Database, Error, query, within_deadline};
+use crate::database::{Database, Error, query};
 use crate::delete::turns_delete;
 
 /// Turns that one step looks at.
@@ -36,19 +36,20 @@ pub async fn turns_sweep(database: &Database, sweep: &mut Sweep) -> Result<usize
         ORDER BY id
         LIMIT $2";
     let after = sweep.after.unwrap_or_default();
-    within_deadline(async {
-        let connection = database.connection().await?;
-        let rows = query(&connection, SQL, &[&after, &PAGE]).await?;
-        let mut page: BTreeMap<&str, Vec<Uuid>> = BTreeMap::new();
-        for row in &rows {
-            page.entry(row.get(1)).or_default().push(row.get(0));
-        }
-        let mut count = 0;
-        for (tenant, turns) in page {
-            count += turns_delete(&connection, tenant, turns).await?;
-        }
-        sweep.after = rows.last().map(|row| row.get(0));
-        Ok(count)
-    })
-    .await
+    database
+        .trip(async {
+            let connection = database.connection().await?;
+            let rows = query(&connection, SQL, &[&after, &PAGE]).await?;
+            let mut page: BTreeMap<&str, Vec<Uuid>> = BTreeMap::new();
+            for row in &rows {
+                page.entry(row.get(1)).or_default().push(row.get(0));
+            }
+            let mut count = 0;
+            for (tenant, turns) in page {
+                count += turns_delete(&connection, tenant, turns).await?;
+            }
+            sweep.after = rows.last().map(|row| row.get(0));
+            Ok(count)
+        })
+        .await
 }

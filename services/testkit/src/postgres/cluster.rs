@@ -93,12 +93,40 @@ impl Cluster {
         std::os::unix::net::UnixStream::connect(self.directory.join(".s.PGSQL.5432")).is_ok()
     }
 
+    /// Hands a file or directory over to the server's user.
+    pub(super) fn give(&self, path: &Path) -> anyhow::Result<()> {
+        if let Some(user) = self.user {
+            std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid))
+                .with_context(|| format!("handing {} over", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the data a copy of that of a running server, which it follows from then on.
+    pub(super) fn copy(&self, of: &Self) -> anyhow::Result<()> {
+        self.give(&self.directory)?;
+        let data = self.data();
+        let copied = self
+            .command("pg_basebackup")
+            .arg("--pgdata")
+            .arg(&data)
+            .arg("--host")
+            .arg(&of.directory)
+            .args(["--username=postgres", "--write-recovery-conf", "--no-sync"])
+            .args(["--wal-method=stream", "--checkpoint=fast"])
+            .stderr(Stdio::piped())
+            .output()
+            .context("starting pg_basebackup")?;
+        if !copied.status.success() {
+            let said = String::from_utf8_lossy(&copied.stderr);
+            bail!("pg_basebackup failed: {said}");
+        }
+        self.listen_here(&data)
+    }
+
     /// Makes the data, in place of any that is there.
     pub(super) fn initialise(&self, durability: Durability) -> anyhow::Result<()> {
-        if let Some(user) = self.user {
-            std::os::unix::fs::chown(&self.directory, Some(user.uid), Some(user.gid))
-                .with_context(|| format!("handing {} over", self.directory.display()))?;
-        }
+        self.give(&self.directory)?;
         let data = self.data();
         if data.exists() {
             fs::remove_dir_all(&data).context("removing the data of an earlier server")?;
@@ -119,14 +147,23 @@ impl Cluster {
             .open(data.join("postgresql.conf"))
             .context("opening postgresql.conf")?;
         settings.write_all(SETTINGS.as_bytes())?;
+        if durability == Durability::Fast {
+            settings.write_all(FAST_SETTINGS.as_bytes())?;
+        }
+        self.listen_here(&data)
+    }
+
+    /// The last setting counts.
+    fn listen_here(&self, data: &Path) -> anyhow::Result<()> {
+        let mut settings = fs::OpenOptions::new()
+            .append(true)
+            .open(data.join("postgresql.conf"))
+            .context("opening postgresql.conf")?;
         writeln!(
             settings,
             "unix_socket_directories = '{}'",
             self.directory.display()
         )?;
-        if durability == Durability::Fast {
-            settings.write_all(FAST_SETTINGS.as_bytes())?;
-        }
         Ok(())
     }
 

@@ -38,28 +38,106 @@ pub struct PrivatePostgres {
 impl PrivatePostgres {
     /// Makes and starts a server; takes about a second.
     pub async fn start() -> anyhow::Result<Self> {
+        let mut postgres = Self::prepare()?;
+        let to_initialise = postgres.cluster.clone();
+        tokio::task::spawn_blocking(move || to_initialise.initialise(Durability::Durable))
+            .await??;
+        postgres.restart().await?;
+        Ok(postgres)
+    }
+
+    /// Makes and starts a standby that follows this server; takes about two seconds.
+    pub async fn standby(&self) -> anyhow::Result<Self> {
+        let mut standby = Self::prepare()?;
+        let (of, to) = (self.cluster.clone(), standby.cluster.clone());
+        tokio::task::spawn_blocking(move || to.copy(&of)).await??;
+        standby.restart().await?;
+        Ok(standby)
+    }
+
+    /// Makes this standby the primary; returns when it takes writes.
+    pub async fn promote(&self) -> anyhow::Result<()> {
+        let session = self.connect().await?;
+        let promoting = session.query_one("SELECT pg_promote()", &[]);
+        let promoted = within("the standby to be promoted", promoting).await??;
+        anyhow::ensure!(promoted.get::<_, bool>(0), "it was not promoted in time");
+        Ok(())
+    }
+
+    /// Sets a setting of the whole server, for open sessions too.
+    pub async fn configure(&self, setting: &str, value: &str) -> anyhow::Result<()> {
+        let session = self.connect().await?;
+        let set = format!("ALTER SYSTEM SET {setting} = '{value}'");
+        session.batch_execute(&set).await.context(set)?;
+        session.batch_execute("SELECT pg_reload_conf()").await?;
+        let is_set = "SELECT current_setting($1) = $2";
+        within("the setting to be known to sessions", async {
+            while !session
+                .query_one(is_set, &[&setting, &value])
+                .await?
+                .get::<_, bool>(0)
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            anyhow::Ok(())
+        })
+        .await?
+    }
+
+    /// Stops those of its processes whose ids `pids` selects (SIGSTOP), until they are thawed; answers how many.
+    pub async fn freeze(&self, pids: &str) -> anyhow::Result<usize> {
+        self.signal(pids, Signal::STOP).await
+    }
+
+    /// Lets them go on.
+    pub async fn thaw(&self, pids: &str) -> anyhow::Result<usize> {
+        self.signal(pids, Signal::CONT).await
+    }
+
+    async fn signal(&self, pids: &str, signal: Signal) -> anyhow::Result<usize> {
+        let session = self.connect().await?;
+        let rows = session.query(pids, &[]).await?;
+        for row in &rows {
+            let pid = Pid::from_raw(row.get(0)).context("a process id is never 0")?;
+            // It may have ended by itself.
+            let _ = kill_process(pid, signal);
+        }
+        Ok(rows.len())
+    }
+
+    fn prepare() -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("talaria-pg-")
             .tempdir_in(ROOT)
             .context("making a directory for Postgres")?;
         let guard = Guard::arm(CLEAN_UP, &[&directory.path().to_string_lossy()])?;
         let cluster = Cluster::in_directory(directory.path().to_owned(), Some(guard.group()))?;
-        let to_initialise = cluster.clone();
-        tokio::task::spawn_blocking(move || to_initialise.initialise(Durability::Durable))
-            .await??;
-        let mut postgres = Self {
+        Ok(Self {
             cluster,
             server: None,
             _guard: guard,
             _directory: directory,
-        };
-        postgres.restart().await?;
-        Ok(postgres)
+        })
     }
 
     /// The URL of the server's database `postgres`; stays the same over restarts.
     pub fn url(&self) -> String {
         self.cluster.url("postgres")
+    }
+
+    /// The URL of another of its databases.
+    pub fn url_of(&self, database: &str) -> String {
+        self.cluster.url(database)
+    }
+
+    /// The server's directory, which its own user may write to.
+    pub fn directory(&self) -> &std::path::Path {
+        &self.cluster.directory
+    }
+
+    /// Lets the server write to `path`.
+    pub(super) fn give(&self, path: &std::path::Path) -> anyhow::Result<()> {
+        self.cluster.give(path)
     }
 
     /// Connects to the server's database `postgres`.
