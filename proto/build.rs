@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files =
-        ["event", "run_service", "store_service"].map(|name| format!("talaria/v1/{name}.proto"));
+    let files = ["event", "peer_service", "run_service", "store_service"]
+        .map(|name| format!("talaria/v1/{name}.proto"));
     let descriptors = protox::compile(&files, ["."])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("talaria.v1.bin"), descriptors.encode_to_vec())?;

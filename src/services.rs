@@ -48,7 +48,10 @@ impl AllInOne {
         let store = start_store(database_url, &settings.keeping).await?;
         let store_link = || link::local(store.server());
         let config = orchestrator_config(settings, String::new(), alone)?;
-        let orchestrator = Orchestrator::start(config, store_link())?;
+        let renewals = store_link();
+        let orchestrator = Orchestrator::start(config, store_link(), move || {
+            Ok::<_, std::convert::Infallible>(renewals)
+        })?;
         let gateway = Gateway::new(
             gateway_config(server),
             Replicas::local(link::local(orchestrator.server())),
@@ -124,16 +127,23 @@ pub async fn run_orchestrator(
     };
     tracing::info!(advertise, "others reach this process there");
     let config = orchestrator_config(settings, advertise, false)?;
-    let orchestrator = Orchestrator::start(config, replicas(stores, settings)?.link())?;
+    // Renewals have connections of their own.
+    let (urls, secret) = (stores.to_owned(), token(settings));
+    let renewals = move || Replicas::remote(&urls, secret.as_deref()).map(|stores| stores.link());
+    let stores = replicas(stores, settings)?;
+    let orchestrator = Orchestrator::start(config, stores.link(), renewals)?;
     say_address("orchestrator", server.address()?);
     let guard = server.guard();
-    let service = InterceptedService::new(orchestrator.server(), guard);
-    // Callers follow their runs while these drain.
-    let grace = settings.runs.drain + GRPC_GRACE;
-    let serving = server.with(service).serve(stop.clone(), grace);
+    let runs = InterceptedService::new(orchestrator.server(), guard.clone());
+    let peers = InterceptedService::new(orchestrator.peer_server(), guard);
+    let server = server.with(runs).with(peers);
+    // Callers reach their runs for as long as there are any.
+    let stopped = CancellationToken::new();
+    let serving = server.serve(stop.clone(), stopped.clone(), GRPC_GRACE);
     let draining = async {
         stop.cancelled().await;
         orchestrator.stop(settings.runs.drain).await;
+        stopped.cancel();
     };
     let (outcome, ()) = tokio::join!(serving, draining);
     outcome
@@ -151,7 +161,10 @@ pub async fn run_store(
     say_address("store", server.address()?);
     let guard = server.guard();
     let service = InterceptedService::new(store.server(), guard);
-    let outcome = server.with(service).serve(stop, GRPC_GRACE).await;
+    let outcome = server
+        .with(service)
+        .serve(stop.clone(), stop, GRPC_GRACE)
+        .await;
     store.stop().await;
     outcome
 }
@@ -282,6 +295,7 @@ fn orchestrator_config(
         max_attempts: settings.runs.max_attempts,
         lease: settings.runs.lease,
         address,
+        token: settings.token.clone(),
         alone,
     })
 }

@@ -22,16 +22,26 @@ pub struct ActiveRun {
     pub feed: Arc<Feed>,
     /// Asks it to stop, as cancelled.
     pub cancel: CancellationToken,
+    /// Asks whoever executes it to leave it; none while it is admitted.
+    pub leave: Option<CancellationToken>,
+}
+
+impl ActiveRun {
+    fn leave(&self) {
+        if let Some(leave) = &self.leave {
+            leave.cancel();
+        }
+    }
 }
 
 impl ActiveRuns {
-    /// Knows a run by its id. An earlier execution of it, which lost it and has yet to notice, is asked to stop: it
-    /// notices when it writes its end, and touches nothing of the later one's before.
+    /// Knows a run by its id. An earlier execution of it, which lost it and has yet to notice, is asked to leave it: it
+    /// touches nothing of the later one's until it does.
     pub fn insert(&self, id: Uuid, run: ActiveRun) {
         let feed = Arc::clone(&run.feed);
         let earlier = self.lock().insert(id, run);
         if let Some(earlier) = earlier.filter(|earlier| !Arc::ptr_eq(&earlier.feed, &feed)) {
-            earlier.cancel.cancel();
+            earlier.leave();
         }
     }
 
@@ -67,6 +77,27 @@ impl ActiveRuns {
         if let Some(run) = self.lock().get(&id) {
             run.cancel.cancel();
         }
+    }
+
+    /// Asks whoever executes a run here to leave it.
+    pub fn leave(&self, id: Uuid) {
+        if let Some(run) = self.lock().get(&id) {
+            run.leave();
+        }
+    }
+
+    /// The same for all of them.
+    pub fn leave_all(&self) {
+        for run in self.lock().values() {
+            run.leave();
+        }
+    }
+
+    /// The ids of the runs that are executed.
+    pub fn executing(&self) -> Vec<Uuid> {
+        let runs = self.lock();
+        let executing = runs.iter().filter(|(_, run)| run.leave.is_some());
+        executing.map(|(id, _)| *id).collect()
     }
 
     /// The ids of all active runs, and one that is later than those of all runs that began before.

@@ -36,6 +36,8 @@ pub async fn decide(
         .await
         .map_err(store_status)?
         .into_inner();
+    // Whoever had it before goes first, if it lives.
+    shared.calls.call_all();
     shared.nudge.notify_one();
     Ok(decided)
 }

@@ -7,6 +7,7 @@ use talaria_domain::ids::ResponseId;
 use talaria_domain::run::has_ended;
 use talaria_proto::v1::{GetResponseRequest, GetResponseResponse, RequestCancelRequest};
 use tonic::{Code, Status};
+use uuid::Uuid;
 
 use crate::admission::{CALL, is_unknown, store_status};
 use crate::journal::within;
@@ -51,11 +52,14 @@ async fn cancel_elsewhere(
         response_id: response_id.to_owned(),
     };
     let mut client = shared.journal.client();
-    within(CALL, client.request_cancel(request))
+    let asked = within(CALL, client.request_cancel(request))
         .await
         .map_err(store_status)?;
     // It may wait in a line, or for somebody to take it over.
     shared.nudge.notify_one();
+    if let Ok(owner) = Uuid::parse_str(&asked.into_inner().owner) {
+        shared.calls.call(owner);
+    }
     let mut pause = PAUSES.0;
     while !is_over(shared, tenant, response_id).await? {
         tokio::time::sleep(pause).await;

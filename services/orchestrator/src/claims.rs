@@ -13,8 +13,8 @@ use crate::lease;
 use crate::service::Shared;
 use crate::takeover::take_over;
 
-/// Runs that one claim brings, each with its whole log and context.
-const CLAIM_AT_ONCE: usize = 8;
+/// Runs that one claim brings, each with its whole log and context. Few, so that all who have room take some.
+const CLAIM_AT_ONCE: usize = 4;
 /// How often claims are made when nothing asks for them.
 const CLAIM_EVERY: Duration = Duration::from_secs(1);
 /// How long at least is between two claims, whatever asks for them.
@@ -47,7 +47,8 @@ pub async fn run(shared: &Arc<Shared>) {
 
 /// Claims what there is room for. Answers whether there may be more.
 async fn claim(shared: &Arc<Shared>) -> Result<bool, Status> {
-    let free = if shared.draining.is_cancelled() {
+    // What is claimed while the lease may have run out is soon claimed again.
+    let free = if shared.draining.is_cancelled() || !shared.fence.is_open() {
         0
     } else {
         shared.places.available_permits().min(CLAIM_AT_ONCE)
@@ -61,11 +62,13 @@ async fn claim(shared: &Arc<Shared>) -> Result<bool, Status> {
             .map(|id| ResponseId(id).to_string())
             .collect(),
         executing_as_of: as_of.to_string(),
+        check_executing: false,
     };
-    let ClaimRunsResponse { runs, cancelled } =
-        deadline(shared.journal.client().claim_runs(request))
-            .await?
-            .into_inner();
+    let ClaimRunsResponse {
+        runs, cancelled, ..
+    } = deadline(shared.journal.client().claim_runs(request))
+        .await?
+        .into_inner();
     for id in cancelled.iter().filter_map(|id| ResponseId::parse(id)) {
         shared.active.cancel(id.0);
     }

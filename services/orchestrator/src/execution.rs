@@ -5,6 +5,7 @@
 mod approval;
 mod ask;
 mod choice;
+mod fenced;
 mod limits;
 mod listing;
 mod model;
@@ -20,11 +21,13 @@ use talaria_proto::v1::{ContextItem, Event, Turn};
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::Agent;
+use crate::fence::Fence;
 use crate::journal::Lost;
 use crate::retry::{Attempts, OnBrokenStream};
 use crate::stamps::Stamps;
 use crate::tools::Toolbox;
 
+use self::fenced::Fenced;
 use self::writer::Writer;
 
 pub use approval::{Asking, Timing, approved_call_sent};
@@ -60,15 +63,17 @@ pub struct Execution {
     pub now: fn() -> i64,
     /// Set when the process is about to stop: what would only wait is left to another.
     pub draining: CancellationToken,
-    /// Set when the process stops: leave the run as it is, for another to take over.
+    /// Set when the process stops, or lost the run: leave it as it is, for another to take over.
     pub release: CancellationToken,
+    /// What keeps the run from effects while another process may have it; none where none can.
+    pub fence: Option<Arc<Fence>>,
 }
 
 /// Why a run left this process without its end.
 #[derive(Debug)]
 pub enum Left {
     Lost(Lost),
-    /// The process stops.
+    /// It is for others to go on with.
     Released,
     /// It waits for a person, as nobody's.
     Waits,
@@ -134,6 +139,10 @@ impl Execution {
         self.run.model_broke();
         writer.add(self.end(&end));
         writer.finish(&self.run, self.input).await
+    }
+
+    fn fenced(&self) -> Fenced {
+        Fenced(self.fence.clone())
     }
 
     fn end(&mut self, end: &End) -> Vec<Event> {

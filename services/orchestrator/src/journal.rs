@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 /// How long one call to the store may take.
 const CALL: Duration = Duration::from_secs(15);
 /// How long a run waits for a store that is gone before it leaves the rest to another process.
-const OUTAGE: Duration = Duration::from_mins(10);
+pub const OUTAGE: Duration = Duration::from_mins(10);
 /// Between two tries of a write at most.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 

@@ -11,9 +11,12 @@ mod cancel;
 mod claims;
 mod execution;
 mod feed;
+mod fence;
 mod journal;
 mod keys;
 mod lease;
+mod peers;
+mod released;
 mod request_mcp;
 mod retry;
 mod service;
@@ -29,7 +32,7 @@ use std::time::Duration;
 pub use agents::AgentConfig;
 pub use execution::Timing as ApprovalTiming;
 pub use retry::OnBrokenStream;
-pub use service::Orchestrator;
+pub use service::{Orchestrator, StartError};
 
 /// What an orchestrator needs to know.
 #[derive(Clone, Debug)]
@@ -46,12 +49,14 @@ pub struct Config {
     pub approval: ApprovalTiming,
     /// Where requests may name MCP servers; none: they may not.
     pub request_mcp: Option<Arc<tools::Egress>>,
-    /// How often a run may change hands before it is given up.
+    /// How many processes may die of a run that makes no progress before it is given up.
     pub max_attempts: u32,
     /// How long this process counts as alive after it last said so.
     pub lease: Duration,
-    /// host:port at which others reach this process; empty when it shares its process with the callers.
+    /// URL at which others reach this process; empty when it shares its process with the callers.
     pub address: String,
     /// This process knows that no other orchestrator uses the store.
     pub alone: bool,
+    /// What the services of this installation tell each other that they belong to it.
+    pub token: Option<secrecy::SecretString>,
 }

@@ -7,16 +7,17 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use talaria_domain::ids::ResponseId;
+use talaria_proto::v1::peer_service_server::PeerServiceServer;
 use talaria_proto::v1::run_service_server::{RunService, RunServiceServer};
 use talaria_proto::v1::{
     Agent, CancelRunRequest, CancelRunResponse, DecideApprovalRequest, DecideApprovalResponse,
-    GetStatusRequest, GetStatusResponse, ListAgentsRequest, ListAgentsResponse, StartRunRequest,
-    SubscribeRunRequest, SubscribeRunResponse,
+    GetStatusRequest, GetStatusResponse, ListAgentsRequest, ListAgentsResponse, Peer, ReleasedRun,
+    StartRunRequest, SubscribeRunRequest, SubscribeRunResponse,
 };
 use talaria_runtime::error::Reason;
 use talaria_runtime::link::{Link, MAX_MESSAGE_BYTES};
 use talaria_runtime::{clock, ids};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SetOnce};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SetOnce, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
@@ -24,17 +25,33 @@ use uuid::Uuid;
 
 use crate::active::{ActiveRun, ActiveRuns};
 use crate::agents::Agents;
-use crate::execution::{Execution, Left};
+use crate::execution::{Execution, Left, Sink};
 use crate::feed::{Feed, Next, Subscription};
+use crate::fence::Fence;
 use crate::journal::Journal;
+use crate::lease::Keeper;
+use crate::peers::Calls;
+use crate::released::Released;
 use crate::request_mcp::{KeptCredentials, take_credentials};
 use crate::start::{Asking, Updates, start_ephemeral, start_stored};
-use crate::{Config, approval, cancel, claims, lease, upstreams};
+use crate::{Config, approval, cancel, claims, lease, peers, upstreams};
+
+/// How long a request waits for a renewal of the lease that is late.
+const LATE_RENEWAL: Duration = Duration::from_secs(1);
 
 /// The run orchestrator. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Orchestrator {
     shared: Arc<Shared>,
+}
+
+/// Why an orchestrator does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("preparing the agents")]
+    Agents(#[from] upstreams::Error),
+    #[error("starting the thread that renews the lease")]
+    Thread(#[source] std::io::Error),
 }
 
 /// What all runs of this process share.
@@ -61,11 +78,23 @@ pub struct Shared {
     pub release: CancellationToken,
     /// Nothing runs here: the lease is not needed.
     pub idle: CancellationToken,
+    /// It was ended: others need not watch this process any more.
+    pub gone: CancellationToken,
+    pub fence: Arc<Fence>,
+    pub released: Released,
+    /// The other processes, as the store knows them.
+    pub peers: watch::Sender<Vec<Peer>>,
+    pub calls: Calls,
 }
 
 impl Orchestrator {
-    /// Prepares the agents and starts to look for orphaned runs.
-    pub fn start(config: Config, store: Link) -> Result<Self, upstreams::Error> {
+    /// Prepares the agents and starts to look for orphaned runs. `renewals` makes a link to the store for the lease
+    /// alone, on the thread that uses it.
+    pub fn start<E: std::fmt::Display>(
+        config: Config,
+        store: Link,
+        renewals: impl FnOnce() -> Result<Link, E> + Send + 'static,
+    ) -> Result<Self, StartError> {
         let shared = Arc::new(Shared {
             agents: Agents::new(&config.agents, config.strict_models)?,
             journal: Journal::new(store),
@@ -81,14 +110,29 @@ impl Orchestrator {
             draining: CancellationToken::new(),
             release: CancellationToken::new(),
             idle: CancellationToken::new(),
+            gone: CancellationToken::new(),
+            fence: Arc::new(Fence::new(config.lease, clock::since_boot)),
+            released: Released::default(),
+            peers: watch::Sender::default(),
+            calls: Calls::default(),
             config,
         });
-        let keeper = Arc::clone(&shared);
-        // Two loops, because reading what others left may take longer than a lease.
-        let keeping = async move { tokio::join!(lease::keep(&keeper), claims::run(&keeper)) };
-        let keeping = shared.idle.clone().run_until_cancelled_owned(keeping);
-        shared.lease_keeper.spawn(keeping);
+        let keeper = Keeper::start(&shared, renewals).map_err(StartError::Thread)?;
+        shared.lease_keeper.spawn(keeper.ended());
+        let looker = Arc::clone(&shared);
+        let looking = async move { tokio::join!(claims::run(&looker), peers::watch_all(&looker)) };
+        let looking = shared.idle.clone().run_until_cancelled_owned(looking);
+        shared.lease_keeper.spawn(looking);
         Ok(Self { shared })
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// What other orchestrators ask, as a generated server.
+    pub fn peer_server(&self) -> PeerServiceServer<Self> {
+        PeerServiceServer::new(self.clone())
     }
 
     /// The generated server around it.
@@ -119,6 +163,9 @@ impl Orchestrator {
         shared.lease_keeper.close();
         shared.lease_keeper.wait().await;
         lease::end(shared).await;
+        // What did not stop in time is for others by now.
+        shared.calls.call_all();
+        shared.gone.cancel();
     }
 }
 
@@ -137,12 +184,20 @@ impl Shared {
     {
         let cancel = execution.cancel.clone();
         let in_conversation = execution.run.snapshot().base().conversation_id.is_some();
+        let released = match &execution.sink {
+            Sink::Stored(stored) => Some(ReleasedRun {
+                response_id: stored.response_id.clone(),
+                epoch: stored.epoch,
+            }),
+            Sink::Ephemeral(_) => None,
+        };
         self.active.insert(
             id,
             ActiveRun {
                 tenant,
                 feed: Arc::clone(&feed),
                 cancel,
+                leave: Some(execution.release.clone()),
             },
         );
         let shared = Arc::clone(self);
@@ -154,6 +209,7 @@ impl Shared {
             if !matches!(outcome, Ok(Err(Left::Waits))) {
                 shared.credentials.forget(id);
             }
+            let is_released = matches!(outcome, Ok(Err(Left::Released)));
             match outcome {
                 Ok(Ok(())) => tracing::debug!(response.id = %response, "the run ended"),
                 Ok(Err(Left::Lost(reason))) => {
@@ -172,11 +228,36 @@ impl Shared {
             shared.active.remove(id, &feed);
             feed.leave();
             drop(place);
+            if let Some(released) = released.filter(|_| is_released) {
+                lease::release(&shared, released).await;
+            }
             if in_conversation {
                 // Somebody may wait for it in line.
-                shared.nudge.notify_one();
+                shared.look_for_runs();
             }
         });
+    }
+
+    /// Returns when new runs may be taken: a renewal that was late is waited for, but not for long.
+    async fn until_open(&self) -> Result<(), Status> {
+        if !self.registered.initialized() {
+            // Whoever admits the run waits for that.
+            return Ok(());
+        }
+        tokio::time::timeout(LATE_RENEWAL, self.fence.opened())
+            .await
+            .map_err(|_| {
+                let message = "The server has lost contact with its store.";
+                Reason::OrchestratorUnavailable.status(message)
+            })
+    }
+
+    /// Has it looked at once whether there are runs to execute, by others where there is no room here.
+    pub fn look_for_runs(&self) {
+        self.nudge.notify_one();
+        if self.draining.is_cancelled() || self.places.available_permits() == 0 {
+            self.calls.call_all();
+        }
     }
 }
 
@@ -204,6 +285,7 @@ impl RunService for Orchestrator {
             return Err(Reason::OrchestratorUnavailable.status("The server is stopping."));
         }
         if run.store {
+            self.shared.until_open().await?;
             let asking = Asking {
                 tenant,
                 request: run,

@@ -100,7 +100,8 @@ pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String
         cancel: CancellationToken::new(),
         now: clock::unix_millis,
         draining: shared.draining.clone(),
-        release: shared.release.clone(),
+        release: shared.release.child_token(),
+        fence: Some(Arc::clone(&shared.fence)),
     };
     let response_id = claimed.response_id;
     if claimed.begins {

@@ -28,6 +28,8 @@ pub use config::{McpServerConfig, McpTransport, OutputLimits, ToolboxConfig};
 pub use egress::{Allowed, Egress, NotAllowed, Refusal};
 pub use policy::{Approval, Filter, ListLimits, Policy};
 
+use crate::fence::Permit;
+
 use arguments::ArgumentCheck;
 use mcp::Server;
 use source::{Source, SourceTool, SourceTools};
@@ -106,6 +108,8 @@ pub struct CallContext {
     /// The call is given up here, or after the server's own `call_timeout`, whichever is earlier.
     pub deadline: Instant,
     pub cancel: CancellationToken,
+    /// Asked right before the call is made.
+    pub(crate) permit: Arc<Permit>,
 }
 
 impl Toolbox {

@@ -1,6 +1,7 @@
 //! What every process does: ids and clocks, gRPC plumbing, starting and stopping.
 
 pub mod clock;
+pub mod dial;
 pub mod error;
 pub mod ids;
 pub mod link;

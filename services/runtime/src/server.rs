@@ -75,8 +75,13 @@ impl GrpcServer {
         self
     }
 
-    /// Serves until `stop`, then lets calls end for at most `grace`.
-    pub async fn serve(self, stop: CancellationToken, grace: Duration) -> anyhow::Result<()> {
+    /// Serves until `stop`, then lets calls end for at most `grace`. Says from `draining` on that it is not healthy.
+    pub async fn serve(
+        self,
+        draining: CancellationToken,
+        stop: CancellationToken,
+        grace: Duration,
+    ) -> anyhow::Result<()> {
         let Self {
             listener,
             mut routes,
@@ -103,9 +108,17 @@ impl GrpcServer {
                 TcpIncoming::from(listener).with_nodelay(Some(true)),
                 stop.clone().cancelled_owned(),
             );
-        with_grace(serving, stop, grace)
-            .await
-            .context("serving gRPC")
+        let unhealthy = async {
+            draining.cancelled().await;
+            health
+                .set_service_status("", tonic_health::ServingStatus::NotServing)
+                .await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            served = with_grace(serving, stop, grace) => served.context("serving gRPC"),
+            never = unhealthy => never,
+        }
     }
 }
 

@@ -198,12 +198,24 @@ async fn decision_write(
     connection: &mut Object,
     decision: &Decision<'_>,
 ) -> Result<Option<Vec<String>>, Error> {
+    // Whoever had the run has what the request's MCP servers were given, so it may go on first. A run that does not wait
+    // stays as it is.
     const WAKE: &str = "
         -- approval_wake
-        UPDATE response
-        SET waits_until = NULL
-        WHERE id = $1 AND status <= 2
-        RETURNING id";
+        UPDATE response r
+        SET owner = CASE WHEN r.waits_until IS NULL THEN r.owner ELSE before.owner END,
+            waits_until = CASE
+                WHEN r.waits_until IS NOT NULL AND before.owner IS NOT NULL THEN now() + interval '2 s'
+            END
+        FROM (
+            SELECT w.id, o.incarnation AS owner
+            FROM response w
+            LEFT JOIN orchestrator o
+                ON o.incarnation = w.last_owner AND o.ended_at IS NULL AND o.lease_until > clock_timestamp()
+            WHERE w.id = $1
+        ) AS before
+        WHERE r.id = before.id AND r.status <= 2
+        RETURNING r.id";
     const INSERT: &str = "
         -- approval_insert
         INSERT INTO approval (response_id, output_index, tenant, choice, reason, decided_by, expires_at)
@@ -355,11 +367,10 @@ async fn approvals_await_once(
         FROM approval
         WHERE response_id = $1 AND output_index = ANY ($2)
         ORDER BY decided_at, output_index";
-    // Nobody had it while it waited, so that costs it no attempt.
     const WAIT: &str = "
         -- response_wait
         UPDATE response
-        SET attempt = CASE WHEN owner IS NULL THEN attempt ELSE attempt - 1 END,
+        SET last_owner = $3,
             owner = NULL,
             waits_until = to_timestamp($2),
             updated_at = now()
@@ -368,8 +379,7 @@ async fn approvals_await_once(
     const KEEP: &str = "
         -- response_keep
         UPDATE response
-        SET attempt = CASE WHEN owner IS NULL THEN attempt + 1 ELSE attempt END,
-            owner = $2,
+        SET owner = $2,
             waits_until = NULL
         WHERE id = $1";
     let (places, untils) = awaited(
@@ -395,7 +405,7 @@ async fn approvals_await_once(
     let rows = query_in_tx(&transaction, READ, &[&id, &places]).await?;
     if rows.is_empty() {
         let first = untils.iter().copied().fold(f64::INFINITY, f64::min);
-        query_in_tx(&transaction, WAIT, &[&id, &first]).await?;
+        query_in_tx(&transaction, WAIT, &[&id, &first, &owner]).await?;
     } else {
         query_in_tx(&transaction, KEEP, &[&id, &owner]).await?;
     }

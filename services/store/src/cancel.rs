@@ -9,7 +9,9 @@ use crate::response::response_exists;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelRequest {
     /// It is written down; whoever has the run learns it with its next claim.
-    Written,
+    Written {
+        owner: Option<Uuid>,
+    },
     AlreadyEnded,
     NotFound,
 }
@@ -25,10 +27,10 @@ pub async fn cancel_request(
         UPDATE response
         SET cancel_requested = true
         WHERE id = $1 AND tenant = $2 AND status <= 2
-        RETURNING id";
+        RETURNING owner";
     let rows = write(database, SQL, &[&id, &tenant]).await?;
-    if !rows.is_empty() {
-        return Ok(CancelRequest::Written);
+    if let Some(row) = rows.first() {
+        return Ok(CancelRequest::Written { owner: row.get(0) });
     }
     if response_exists(database, tenant, id).await? {
         Ok(CancelRequest::AlreadyEnded)

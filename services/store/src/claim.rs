@@ -8,8 +8,8 @@ use uuid::Uuid;
 use crate::context::turn_chain;
 use crate::database::Database;
 use crate::events::events_read;
-use crate::lease::{Claimed, Executing, runs_claim, runs_to_stop};
 use crate::line::runs_begin;
+use crate::orphans::{Claimed, Executing, runs_claim, runs_lost, runs_to_stop};
 use crate::parse::{parse_uuid, response_id};
 use crate::response::decode;
 
@@ -32,6 +32,11 @@ pub async fn claim(
         as_of,
     };
     let limit = i64::from(request.limit);
+    let lost = if request.check_executing {
+        runs_lost(database, owner, executing.runs).await?
+    } else {
+        Vec::new()
+    };
     let to_stop = runs_to_stop(database, owner).await?;
     let mut claimed = runs_claim(database, owner, &executing, limit).await?;
     let left = limit - i64::try_from(claimed.len()).unwrap_or(limit);
@@ -55,7 +60,14 @@ pub async fn claim(
             }
         }
     }
-    Ok(ClaimRunsResponse { runs, cancelled })
+    Ok(ClaimRunsResponse {
+        runs,
+        cancelled,
+        lost: lost
+            .into_iter()
+            .map(|id| ResponseId(id).to_string())
+            .collect(),
+    })
 }
 
 /// A claimed run with all that its new owner needs.

@@ -1,183 +1,158 @@
-//! Leases: which orchestrator processes count as alive, and who takes over from those that do not.
+//! Leases: which orchestrator processes count as alive.
 
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use crate::database::{Database, Error, query, read};
+use crate::database::{Database, Error, query};
 
-/// Registers a process, or renews its lease for `lease_ms` from now by the database's clock.
-pub async fn lease_renew(
-    database: &Database,
-    incarnation: Uuid,
-    address: &str,
-    lease_ms: i64,
-) -> Result<(), Error> {
-    const SQL: &str = "
+/// A process that says that it lives.
+#[derive(Debug)]
+pub struct Renewal<'a> {
+    pub incarnation: Uuid,
+    /// Where others reach it; empty for nowhere.
+    pub address: &'a str,
+    /// How long it counts as alive from now on, in milliseconds.
+    pub lease_ms: i64,
+    /// Whoever else says that it is to be reached there is dead.
+    pub has_address_alone: bool,
+}
+
+/// Another process that lives.
+#[derive(Debug)]
+pub struct Peer {
+    pub incarnation: Uuid,
+    pub address: String,
+}
+
+/// Registers a process, or renews its lease by the database's clock. Answers which others can be reached.
+pub async fn lease_renew(database: &Database, renewal: &Renewal<'_>) -> Result<Vec<Peer>, Error> {
+    // Renewals come every quarter of a lease: after half of one without, at least one was missed.
+    const RENEW: &str = "
         -- lease_renew
-        INSERT INTO orchestrator (incarnation, address, lease_until)
-        VALUES ($1, $2, clock_timestamp() + $3 * interval '1 millisecond')
+        INSERT INTO orchestrator AS o (incarnation, address, lease_until, renewed_at, unbroken_since)
+        SELECT $1, $2, t.now + $3 * interval '1 millisecond', t.now, t.now
+        FROM (SELECT clock_timestamp() AS now) AS t
         ON CONFLICT (incarnation) DO UPDATE
-        SET lease_until = excluded.lease_until";
+        SET lease_until = excluded.lease_until,
+            renewed_at = excluded.renewed_at,
+            unbroken_since =
+                CASE WHEN o.ended_at IS NULL
+                          AND excluded.renewed_at <= o.renewed_at + $3 / 2 * interval '1 millisecond'
+                     THEN o.unbroken_since
+                     ELSE excluded.unbroken_since
+                END,
+            ended_at = NULL,
+            died = false";
+    const END_PREDECESSORS: &str = "
+        -- leases_end_at_address
+        UPDATE orchestrator
+        SET ended_at = clock_timestamp(),
+            lease_until = least(lease_until, clock_timestamp()),
+            died = true
+        WHERE address = $2 AND incarnation <> $1 AND ended_at IS NULL";
+    const PEERS: &str = "
+        -- peers_list
+        SELECT incarnation, address
+        FROM orchestrator
+        WHERE incarnation <> $1
+          AND address <> ''
+          AND ended_at IS NULL
+          AND lease_until > clock_timestamp()";
+    let Renewal {
+        incarnation,
+        address,
+        ..
+    } = renewal;
     #[expect(clippy::cast_precision_loss, reason = "a lease is seconds long")]
-    let lease_ms = lease_ms as f64;
+    let lease_ms = renewal.lease_ms as f64;
     database
         .trip(async {
             let connection = database.connection().await?;
-            query(&connection, SQL, &[&incarnation, &address, &lease_ms]).await?;
-            Ok(())
+            query(&connection, RENEW, &[incarnation, address, &lease_ms]).await?;
+            if renewal.has_address_alone {
+                query(&connection, END_PREDECESSORS, &[incarnation, address]).await?;
+            }
+            let rows = query(&connection, PEERS, &[incarnation]).await?;
+            let peer = |row: &Row| Peer {
+                incarnation: row.get(0),
+                address: row.get(1),
+            };
+            Ok(rows.iter().map(peer).collect())
         })
         .await
 }
 
-/// Ends the lease of one process, or of all but one. Runs that a process gives up itself have not cost it its life: that
-/// attempt does not count.
-pub async fn lease_end(
-    database: &Database,
-    incarnation: Option<Uuid>,
-    all_except: Option<Uuid>,
-) -> Result<(), Error> {
+/// Whose lease ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Ending {
+    /// This process leaves in order: what it executed did not cost it its life.
+    Left(Uuid),
+    /// This process is gone.
+    Died(Uuid),
+    /// All processes but this one are gone.
+    AllDiedExcept(Uuid),
+}
+
+/// Ends leases; what has ended already stays as it is.
+pub async fn lease_end(database: &Database, ending: Ending) -> Result<(), Error> {
     const SQL: &str = "
         -- lease_end
-        WITH released AS (
-            UPDATE response
-            SET attempt = attempt - 1
-            WHERE owner = $1 AND status IN (1, 2)
-        )
-        DELETE FROM orchestrator
-        WHERE incarnation = $1 OR incarnation <> $2";
+        UPDATE orchestrator
+        SET ended_at = clock_timestamp(),
+            lease_until = least(lease_until, clock_timestamp()),
+            died = $3
+        WHERE (incarnation = $1 OR incarnation <> $2) AND ended_at IS NULL";
+    let (one, all_except, died) = match ending {
+        Ending::Left(one) => (Some(one), None, false),
+        Ending::Died(one) => (Some(one), None, true),
+        Ending::AllDiedExcept(one) => (None, Some(one), true),
+    };
     database
         .trip(async {
             let connection = database.connection().await?;
-            query(&connection, SQL, &[&incarnation, &all_except]).await?;
+            query(&connection, SQL, &[&one, &all_except, &died]).await?;
             Ok(())
         })
         .await
 }
 
-/// A run that changed hands.
-#[derive(Debug)]
-pub struct Claimed {
-    pub response: Uuid,
-    pub tenant: String,
-    pub epoch: i32,
-    pub attempt: i32,
-    pub parent_turn: Option<Uuid>,
-    pub conversation: Option<Uuid>,
-    pub cancelled: bool,
-    pub request: Vec<u8>,
-    /// It waited in line: no process had it before.
-    pub begins: bool,
-}
-
-impl Claimed {
-    /// Reads id, tenant, epoch, attempt, parent turn, conversation, whether it is to stop, and request.
-    pub fn of(row: &Row, begins: bool) -> Self {
-        Self {
-            response: row.get(0),
-            tenant: row.get(1),
-            epoch: row.get(2),
-            attempt: row.get(3),
-            parent_turn: row.get(4),
-            conversation: row.get(5),
-            cancelled: row.get(6),
-            request: row.get(7),
-            begins,
-        }
-    }
-}
-
-/// What a process executes.
-#[derive(Debug)]
-pub struct Executing<'a> {
-    pub runs: &'a [Uuid],
-    /// When that was: runs with later ids may be executing too.
-    pub as_of: Option<Uuid>,
-}
-
-/// Gives up to `limit` active runs without a living owner to `owner`, each under a new epoch; also those that are
-/// `owner`'s own by name, but not among the ones it is `executing`. Runs that wait in a line or for a person and are to
-/// stop count as active: somebody has to end them, and a few come whatever the limit is, because ending them takes no
-/// room. Others that wait for a person are left alone until somebody decided or the time for it is over.
-pub async fn runs_claim(
-    database: &Database,
-    owner: Uuid,
-    executing: &Executing<'_>,
-    limit: i64,
-) -> Result<Vec<Claimed>, Error> {
+/// Makes runs nobody's, each if it is still written under this epoch.
+pub async fn runs_release(database: &Database, runs: &[(Uuid, i32)]) -> Result<(), Error> {
     const SQL: &str = "
-        -- runs_claim
-        WITH orphan AS (
-            SELECT r.id
-            FROM response r
-            WHERE r.status IN (1, 2)
-              AND (r.waits_until IS NULL OR r.waits_until <= clock_timestamp())
-              AND CASE
-                  WHEN r.owner = $1 THEN r.id <> ALL ($3) AND ($4::uuid IS NULL OR r.id < $4)
-                  ELSE NOT EXISTS (
-                      SELECT 1
-                      FROM orchestrator o
-                      WHERE o.incarnation = r.owner AND o.lease_until > clock_timestamp()
-                  )
-              END
-            ORDER BY r.id
-            LIMIT $2
-            FOR UPDATE OF r SKIP LOCKED
-        ), given_up AS (
-            SELECT r.id
-            FROM response r
-            WHERE r.status <= 2
-              AND r.cancel_requested
-              AND (r.status = 0 OR r.waits_until IS NOT NULL)
-              AND CASE
-                  WHEN r.owner = $1 THEN r.id <> ALL ($3)
-                  ELSE NOT EXISTS (
-                      SELECT 1
-                      FROM orchestrator o
-                      WHERE o.incarnation = r.owner AND o.lease_until > clock_timestamp()
-                  )
-              END
-            LIMIT 8
-            FOR UPDATE OF r SKIP LOCKED
-        ), claimed AS (
-            UPDATE response r
-            SET owner = $1,
-                epoch = r.epoch + 1,
-                waits_until = NULL,
-                attempt = CASE WHEN r.status = 0 THEN r.attempt ELSE r.attempt + 1 END
-            FROM (SELECT id FROM orphan UNION SELECT id FROM given_up) AS free
-            WHERE r.id = free.id
-            RETURNING r.id, r.tenant, r.epoch, r.attempt, r.parent_turn_id, r.conversation_id, r.cancel_requested,
-                      r.status
-        )
-        SELECT c.id, c.tenant, c.epoch, c.attempt, c.parent_turn_id, c.conversation_id, c.cancel_requested, q.body,
-               c.status = 0
-        FROM claimed c
-        JOIN run_request q ON q.response_id = c.id
-        ORDER BY c.id";
+        -- runs_release
+        UPDATE response r
+        SET owner = NULL,
+            updated_at = now()
+        FROM unnest($1::uuid[], $2::int[]) AS released (id, epoch)
+        WHERE r.id = released.id
+          AND r.epoch = released.epoch
+          AND r.status IN (1, 2)
+          AND r.waits_until IS NULL";
+    let (ids, epochs): (Vec<Uuid>, Vec<i32>) = runs.iter().copied().unzip();
     database
         .trip(async {
             let connection = database.connection().await?;
-            let rows = query(
-                &connection,
-                SQL,
-                &[&owner, &limit, &executing.runs, &executing.as_of],
-            )
-            .await?;
-            Ok(rows
-                .iter()
-                .map(|row| Claimed::of(row, row.get(8)))
-                .collect())
+            query(&connection, SQL, &[&ids, &epochs]).await?;
+            Ok(())
         })
         .await
 }
 
-/// The runs of a process that are to stop.
-pub async fn runs_to_stop(database: &Database, owner: Uuid) -> Result<Vec<Uuid>, Error> {
+/// Forgets processes that have been gone for a day and have no runs any more; answers how many.
+pub async fn leases_forget(database: &Database) -> Result<usize, Error> {
     const SQL: &str = "
-        -- runs_to_stop
-        SELECT id
-        FROM response
-        WHERE owner = $1 AND cancel_requested AND status <= 2";
-    let rows = read(database, SQL, &[&owner]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+        -- leases_forget
+        DELETE FROM orchestrator o
+        WHERE coalesce(o.ended_at, o.lease_until) < clock_timestamp() - interval '1 day'
+          AND NOT EXISTS (
+              SELECT 1 FROM response r
+              WHERE r.owner = o.incarnation AND r.status IN (1, 2) AND r.waits_until IS NULL
+          )
+        RETURNING o.incarnation";
+    database
+        .trip(async {
+            let connection = database.connection().await?;
+            Ok(query(&connection, SQL, &[]).await?.len())
+        })
+        .await
 }

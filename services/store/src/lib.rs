@@ -24,6 +24,7 @@ mod line;
 mod list;
 mod maintenance;
 mod migrate;
+mod orphans;
 mod parse;
 mod response;
 mod retention;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::admit::Admit;
 use crate::database::{Database, Error, query, query_in_tx};
-use crate::lease::Claimed;
+use crate::orphans::Claimed;
 
 /// Asks the active responses of the conversations that these runs interrupt to stop. Answers which runs come too late:
 /// another response became active meanwhile, so the conversation has to be read again.
@@ -91,7 +91,8 @@ pub async fn runs_begin(
         .await
 }
 
-/// Conversations in which runs wait and no response is active.
+/// Conversations in which runs wait and no response is active: tenants take turns; of each, whose first has waited
+/// longest comes first.
 async fn lines_free(database: &Database, limit: i64) -> Result<Vec<Uuid>, Error> {
     // One step through the index for each line, however long it is.
     const SQL: &str = "
@@ -110,11 +111,22 @@ async fn lines_free(database: &Database, limit: i64) -> Result<Vec<Uuid>, Error>
                     LIMIT 1)
             FROM line
             WHERE line.conversation_id IS NOT NULL
+        ), first AS (
+            SELECT line.conversation_id, w.tenant, w.place_in_line
+            FROM line
+            CROSS JOIN LATERAL (
+                SELECT w.tenant, w.place_in_line
+                FROM response w
+                WHERE w.status = 0 AND w.conversation_id = line.conversation_id
+                ORDER BY w.place_in_line
+                LIMIT 1
+            ) AS w
+            WHERE line.conversation_id IS NOT NULL
+              AND (SELECT c.active_response_id FROM conversation c WHERE c.id = line.conversation_id) IS NULL
         )
         SELECT conversation_id
-        FROM line
-        WHERE conversation_id IS NOT NULL
-          AND (SELECT c.active_response_id FROM conversation c WHERE c.id = line.conversation_id) IS NULL
+        FROM first
+        ORDER BY row_number() OVER (PARTITION BY tenant ORDER BY place_in_line), place_in_line
         LIMIT $1";
     let connection = database.connection().await?;
     let rows = query(&connection, SQL, &[&limit]).await?;

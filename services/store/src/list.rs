@@ -135,6 +135,7 @@ const WAITING: &str = "
             WHERE r.tenant = $1
               AND r.status IN (1, 2)
               AND r.waits_until IS NOT NULL
+              AND r.owner IS NULL
               AND r.id < $2
               AND ($3::text IS NULL OR coalesce(r.session_id, r.id::text) = $3)
               AND ($5::text IS NULL
@@ -221,7 +222,7 @@ fn listing(found: &str) -> String {
                 FROM response_final f
                 WHERE f.response_id = r.id
                   AND r.id < '00010000-0000-0000-0000-000000000000'),
-                r.waits_until IS NOT NULL AND r.status <= 2
+                r.waits_until IS NOT NULL AND r.owner IS NULL AND r.status <= 2
         FROM ({found}) AS r
         ORDER BY r.id DESC
         LIMIT $4"

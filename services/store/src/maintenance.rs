@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::approval::approvals_forget;
 use crate::database::{Database, Error, error_chain};
+use crate::lease::leases_forget;
 use crate::retention::{
     Sweep, event_partitions_create, event_partitions_drop, responses_evict, responses_expire,
     turns_sweep,
@@ -153,6 +154,7 @@ async fn keep_clean(database: Database, upkeep: Arc<Upkeep>) {
         if batches("forget decisions", forget).await == Batches::MoreToDo {
             pause = EVICTION_PACE;
         }
+        said("forget processes", leases_forget(&database).await);
         for _ in 0..SWEEP_PAGES {
             let swept = turns_sweep(&database, &mut sweep).await;
             if said("sweep turns", swept).is_none() || sweep.is_at_start() {

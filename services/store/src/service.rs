@@ -19,8 +19,9 @@ use talaria_proto::v1::{
     GetResponseResponse, ListApprovalGrantsRequest, ListApprovalGrantsResponse,
     ListConversationItemsRequest, ListConversationItemsResponse, ListInputItemsRequest,
     ListInputItemsResponse, ListResponsesRequest, ListResponsesResponse, LoadContextRequest,
-    LoadContextResponse, PendingApproval, ReadEventsRequest, ReadEventsResponse, RenewLeaseRequest,
-    RenewLeaseResponse, RequestCancelRequest, RequestCancelResponse, UpdateConversationRequest,
+    LoadContextResponse, Peer, PendingApproval, ReadEventsRequest, ReadEventsResponse,
+    ReleaseRunsRequest, ReleaseRunsResponse, ReleasedRun, RenewLeaseRequest, RenewLeaseResponse,
+    RequestCancelRequest, RequestCancelResponse, UpdateConversationRequest,
 };
 use talaria_runtime::error::Reason;
 use talaria_runtime::link::MAX_MESSAGE_BYTES;
@@ -34,6 +35,7 @@ use crate::cancel::CancelRequest;
 use crate::database::{Database, Error, Server, error_chain, read, unavailable};
 use crate::finish::Finish;
 use crate::lane::{Lane, Outcome};
+use crate::lease::Ending;
 use crate::maintenance::Upkeep;
 use crate::parse::{self, parse_uuid, required, response_id, response_not_found};
 use crate::{
@@ -332,7 +334,9 @@ impl StoreService for Store {
         } = request.into_inner();
         let database = &self.inner.writes;
         match cancel::cancel_request(database, &tenant, response_id(&id)?).await? {
-            CancelRequest::Written => Ok(Response::new(RequestCancelResponse {})),
+            CancelRequest::Written { owner } => Ok(Response::new(RequestCancelResponse {
+                owner: owner.map(|owner| owner.to_string()).unwrap_or_default(),
+            })),
             CancelRequest::AlreadyEnded => {
                 Err(Reason::RunNotHere.status("The run has ended already."))
             }
@@ -473,11 +477,22 @@ impl StoreService for Store {
             incarnation,
             address,
             lease_ms,
+            has_address_alone,
         } = request.into_inner();
-        let incarnation = parse_uuid(&incarnation, "incarnation")?;
-        let lease_ms = i64::from(lease_ms);
-        lease::lease_renew(&self.inner.leases, incarnation, &address, lease_ms).await?;
-        Ok(Response::new(RenewLeaseResponse {}))
+        let renewal = lease::Renewal {
+            incarnation: parse_uuid(&incarnation, "incarnation")?,
+            address: &address,
+            lease_ms: i64::from(lease_ms),
+            has_address_alone,
+        };
+        let peers = lease::lease_renew(&self.inner.leases, &renewal).await?;
+        let peer = |peer: lease::Peer| Peer {
+            incarnation: peer.incarnation.to_string(),
+            address: peer.address,
+        };
+        Ok(Response::new(RenewLeaseResponse {
+            peers: peers.into_iter().map(peer).collect(),
+        }))
     }
 
     async fn end_lease(
@@ -487,15 +502,27 @@ impl StoreService for Store {
         let EndLeaseRequest {
             incarnation,
             all_except,
+            died,
         } = request.into_inner();
-        let incarnation = (!incarnation.is_empty())
-            .then(|| parse_uuid(&incarnation, "incarnation"))
-            .transpose()?;
-        let all_except = all_except
-            .map(|except| parse_uuid(&except, "all_except"))
-            .transpose()?;
-        lease::lease_end(&self.inner.leases, incarnation, all_except).await?;
+        let one = || parse_uuid(&incarnation, "incarnation");
+        let ending = match (all_except, died) {
+            (Some(except), _) => Ending::AllDiedExcept(parse_uuid(&except, "all_except")?),
+            (None, true) => Ending::Died(one()?),
+            (None, false) => Ending::Left(one()?),
+        };
+        lease::lease_end(&self.inner.leases, ending).await?;
         Ok(Response::new(EndLeaseResponse {}))
+    }
+
+    async fn release_runs(
+        &self,
+        request: Request<ReleaseRunsRequest>,
+    ) -> Result<Response<ReleaseRunsResponse>, Status> {
+        let runs = request.into_inner().runs;
+        let run = |run: &ReleasedRun| Ok((response_id(&run.response_id)?, run.epoch));
+        let runs: Vec<_> = runs.iter().map(run).collect::<Result<_, Status>>()?;
+        lease::runs_release(&self.inner.writes, &runs).await?;
+        Ok(Response::new(ReleaseRunsResponse {}))
     }
 
     async fn claim_runs(

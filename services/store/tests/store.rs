@@ -613,6 +613,7 @@ async fn orphans_are_claimed_once_under_a_new_epoch_and_the_old_owner_is_fenced(
     let dead = EndLeaseRequest {
         incarnation: String::new(),
         all_except: Some(rival.to_string()),
+        ..Default::default()
     };
     client.end_lease(dead).await?;
     let claimed = client.claim_runs(claim(rival, vec![])).await?.into_inner();
@@ -632,7 +633,7 @@ async fn orphans_are_claimed_once_under_a_new_epoch_and_the_old_owner_is_fenced(
     assert_eq!(newer.runs, [], "it may have begun after the list was made");
     let released = EndLeaseRequest {
         incarnation: rival.to_string(),
-        all_except: None,
+        ..Default::default()
     };
     client.end_lease(released).await?;
     let handed_on = client

@@ -105,7 +105,7 @@ impl Execution {
             form => form,
         };
         contact.connect(upstream);
-        let called = upstream.call(call, form);
+        let called = self.fenced().then(upstream.call(call, form));
         let called = self.meanwhile(writer, called).await?;
         self.listen(turn, called, contact, writer).await
     }
@@ -124,6 +124,7 @@ impl Execution {
             Some(Ok(turn)) => turn,
         };
         let resumed = upstream.resume(link, contact.connect(upstream));
+        let resumed = self.fenced().then(resumed);
         let resumed = self.meanwhile(writer, resumed).await?;
         let attempt = self.listen(turn, resumed, contact, writer).await?;
         let Attempt::Failed(error) = attempt else {
@@ -219,13 +220,14 @@ impl Execution {
     ) -> Result<Attempt, Left> {
         let mut said: Vec<ModelEvent> = Vec::new();
         let link_before = self.run.link();
+        let fenced = self.fenced();
         loop {
             tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Ok(Attempt::Cancelled),
                 () = self.release.cancelled() => return Err(Left::Released),
                 progress = writer.progress() => progress?,
-                more = stream.next(&mut said), if writer.has_room() => {
+                more = fenced.clone().then(stream.next(&mut said)), if writer.has_room() => {
                     contact.hear(&said);
                     let mut end = said.drain(..).find_map(|event| self.take_in(event, contact));
                     if end.is_none() {

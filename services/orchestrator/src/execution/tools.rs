@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::writer::Writer;
 use super::{Execution, Left, Sink, StepEnd};
+use crate::fence::Permit;
 use crate::tools::{CallContext, ToolList, Toolbox};
 
 /// The longest that a call may take, whatever its server is allowed.
@@ -22,8 +23,8 @@ const LONGEST_CALL: Duration = Duration::from_hours(1);
 /// How long a run that is released may take to write the results that it has.
 const LAST_WRITE: Duration = Duration::from_secs(2);
 
-/// What the tasks of calls hand back.
-type Ended = (ToolCall, ToolResult);
+/// What the tasks of calls hand back; without a result where the call was not made, because the run may be another's.
+type Ended = (ToolCall, Option<ToolResult>);
 
 impl Execution {
     /// Asks the servers for their tools and tells the run of them; `None` if it is cancelled meanwhile.
@@ -155,6 +156,10 @@ impl Execution {
             let free = self.agent.max_parallel_tools.max(1) - running.len();
             let starting: Vec<ToolCall> = waiting.drain(..free.min(waiting.len())).collect();
             if !starting.is_empty() {
+                let permit = self.fenced().permit();
+                let Some(permit) = self.meanwhile(writer, permit).await? else {
+                    return Ok(StepEnd::Cancelled);
+                };
                 for call in &starting {
                     self.run.tool_started(call);
                 }
@@ -162,8 +167,9 @@ impl Execution {
                     return Ok(StepEnd::Cancelled);
                 }
                 for call in starting {
-                    let context = self.call_context(&call, &given_up);
-                    running.spawn(called(Arc::clone(&self.toolbox), call, context));
+                    let context = self.call_context(&call, &given_up, permit.again());
+                    let toolbox = Arc::clone(&self.toolbox);
+                    running.spawn(called(toolbox, call, context));
                 }
             }
             if running.is_empty() {
@@ -174,6 +180,10 @@ impl Execution {
                 // First, because what has taken effect should be known to whoever goes on. Panics are results by then,
                 // and nobody aborts a call while this runs.
                 Some(Ok((call, result))) = running.join_next() => {
+                    let Some(result) = result else {
+                        // Another process may have the run, and take the intent for what may have happened.
+                        return Err(write_last_results(writer).await);
+                    };
                     self.run.tool_ended(&call, result);
                     writer.add(self.take_events());
                 }
@@ -207,12 +217,18 @@ impl Execution {
         Err(write_last_results(writer).await)
     }
 
-    fn call_context(&self, call: &ToolCall, given_up: &CancellationToken) -> CallContext {
+    fn call_context(
+        &self,
+        call: &ToolCall,
+        given_up: &CancellationToken,
+        permit: Permit,
+    ) -> CallContext {
         let response = &self.run.snapshot().base().id;
         CallContext {
             idempotency_key: format!("{response}:{}", call.output_index),
             deadline: Instant::now() + LONGEST_CALL,
             cancel: given_up.child_token(),
+            permit: Arc::new(permit),
         }
     }
 }
@@ -227,6 +243,11 @@ async fn write_last_results(writer: &mut Writer) -> Left {
 
 /// Calls a tool; a panic is an error for the model to read.
 async fn called(toolbox: Arc<Toolbox>, call: ToolCall, context: CallContext) -> Ended {
+    // Any amount of time may have passed since the intent was written.
+    if !context.permit.may_begin() {
+        return (call, None);
+    }
+    let permit = Arc::clone(&context.permit);
     let arguments = call.arguments.clone();
     let calling = toolbox.call(&call.name, arguments, context);
     let result = AssertUnwindSafe(calling).catch_unwind().await;
@@ -234,5 +255,5 @@ async fn called(toolbox: Arc<Toolbox>, call: ToolCall, context: CallContext) -> 
         tracing::error!(tool = call.name, "running a tool panicked");
         ToolResult::error("The tool failed.")
     });
-    (call, result)
+    (call, (!permit.was_kept()).then_some(result))
 }

@@ -97,6 +97,8 @@ pub async fn start_ephemeral(
         draining: shared.draining.clone(),
         // The run belongs to this call: when it is dropped, the run is.
         release: owned.clone(),
+        // Nobody can take it over.
+        fence: None,
     };
     let stopping = shared.release.clone();
     shared.tasks.spawn(async move {

@@ -133,6 +133,7 @@ async fn admit_stored(
         tenant: asking.tenant.clone(),
         feed: Arc::clone(&feed),
         cancel: cancel.clone(),
+        leave: None,
     };
     let id = shared.active.begin(run);
     let asked = Asked {
@@ -155,7 +156,7 @@ async fn admit_stored(
         Ok(Admission::Waits(response)) => {
             forget();
             drop(place);
-            shared.nudge.notify_one();
+            shared.look_for_runs();
             return Ok(Started::Waits(response));
         }
         Ok(Admission::Replayed { response_id }) => {
@@ -251,7 +252,8 @@ fn begin(shared: &Arc<Shared>, asking: Asking, ready: Ready, admitted: Admitted)
         stamps: admitted.stamps,
         now: clock::unix_millis,
         draining: shared.draining.clone(),
-        release: shared.release.clone(),
+        release: shared.release.child_token(),
+        fence: Some(Arc::clone(&shared.fence)),
     };
     shared.execute(
         ready.id,

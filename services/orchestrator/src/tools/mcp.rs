@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use crate::fence::Permit;
+
 use super::{
     CallContext, Effect, McpServerConfig, McpTransport, Output, SourceTool, SourceTools, ToolResult,
 };
@@ -107,7 +109,8 @@ impl Server {
         let server = Arc::clone(self);
         let call = self.calls.spawn(async move {
             let request = connection::call_request(tool, arguments, context.idempotency_key);
-            server.call_until(request, deadline, &cancel).await
+            let permit = &context.permit;
+            server.call_until(request, deadline, &cancel, permit).await
         });
         match call.await {
             Ok(output) => output,
@@ -123,6 +126,7 @@ impl Server {
         request: rmcp::model::ClientRequest,
         deadline: Instant,
         cancel: &CancellationToken,
+        permit: &Permit,
     ) -> Output {
         let name = &self.config.name;
         let connected = tokio::select! {
@@ -132,6 +136,7 @@ impl Server {
             connected = self.connection_soon() => Ok(connected),
         };
         let answer = match connected {
+            Ok(Ok(_)) if !permit.may_begin() => Err(CallError::Cancelled),
             Ok(Ok(connection)) => {
                 let answer = connection.call(request, deadline, cancel).await;
                 if matches!(answer, Err(CallError::Late)) && connection.is_process() {

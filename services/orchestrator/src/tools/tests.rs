@@ -105,6 +105,7 @@ fn context() -> CallContext {
         idempotency_key: String::from("key"),
         deadline: Instant::now() + SOON,
         cancel: CancellationToken::new(),
+        permit: Arc::new(Permit::always()),
     }
 }
 

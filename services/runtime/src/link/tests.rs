@@ -84,7 +84,9 @@ async fn start(name: &'static str, address: Option<SocketAddr>) -> anyhow::Resul
         may_answer: Arc::clone(&may_answer),
     };
     let stop = CancellationToken::new();
-    let serving = server.with(named).serve(stop.clone(), Duration::ZERO);
+    let serving = server
+        .with(named)
+        .serve(stop.clone(), stop.clone(), Duration::ZERO);
     Ok(Running {
         address,
         may_answer,

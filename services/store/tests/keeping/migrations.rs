@@ -1,19 +1,23 @@
 //! A database that an earlier version left behind goes on under this one.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use talaria_domain::ids::ResponseId;
 use talaria_domain::run::End;
 use talaria_domain::snapshot::Snapshot;
 use talaria_proto::v1::{
-    ClaimRunsRequest, ClaimedRun, DeleteResponseRequest, FindIdempotencyKeyRequest,
-    GetResponseRequest, ListConversationItemsRequest, ListInputItemsRequest, ListResponsesRequest,
-    LoadContextRequest, Response, Status,
+    ClaimRunsRequest, ClaimRunsResponse, ClaimedRun, DeleteResponseRequest,
+    FindIdempotencyKeyRequest, GetResponseRequest, ListConversationItemsRequest,
+    ListInputItemsRequest, ListResponsesRequest, LoadContextRequest, RenewLeaseRequest, Response,
+    Status,
 };
 use talaria_runtime::ids;
+use talaria_testkit::deadline::within;
 use talaria_testkit::postgres::TestDatabase;
 use uuid::Uuid;
 
-use crate::fixture::{Fixture, Setup, Writer, log};
+use crate::fixture::{Client, Fixture, Setup, Writer, log};
 
 /// Every migration that was released, and rows as that version wrote them: the same scenes for each.
 const RELEASED: [(i32, &str); 2] = [
@@ -25,6 +29,8 @@ const RELEASED: [(i32, &str); 2] = [
 const WITH_SESSIONS: i32 = 2;
 
 const OF_RELEASE: &str = "default";
+
+const POLL: Duration = Duration::from_millis(50);
 
 /// A store on a database that the version with migration `version` wrote, brought to this version.
 async fn migrated(version: i32, rows: &str) -> anyhow::Result<Fixture> {
@@ -205,18 +211,36 @@ async fn a_session_and_a_key_of_an_earlier_version_stand_for_what_they_did() -> 
     Ok(())
 }
 
+/// Claims as a process that has just been started: it waits for as long as its lease is, since others may want to renew
+/// theirs first.
+async fn claim_once_it_may(client: &mut Client) -> anyhow::Result<ClaimRunsResponse> {
+    let owner = ids::new_id().to_string();
+    loop {
+        let renewal = RenewLeaseRequest {
+            incarnation: owner.clone(),
+            lease_ms: 1000,
+            ..Default::default()
+        };
+        client.renew_lease(renewal).await?;
+        let claim = ClaimRunsRequest {
+            owner: owner.clone(),
+            limit: 10,
+            ..Default::default()
+        };
+        let claimed = client.claim_runs(claim).await?.into_inner();
+        if !claimed.runs.is_empty() {
+            return Ok(claimed);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
 #[tokio::test]
 async fn a_run_of_an_earlier_version_is_taken_over_and_ends() -> anyhow::Result<()> {
     for (version, rows) in RELEASED {
         let fixture = migrated(version, rows).await?;
-        let owner = ids::new_id();
-        let claim = ClaimRunsRequest {
-            owner: owner.to_string(),
-            limit: 10,
-            ..Default::default()
-        };
         let mut client = fixture.client.clone();
-        let claimed = client.claim_runs(claim).await?.into_inner();
+        let claimed = within("the claim", claim_once_it_may(&mut client)).await??;
         assert_eq!(claimed.cancelled, [""; 0]);
         let [claimed]: [ClaimedRun; 1] = claimed
             .runs

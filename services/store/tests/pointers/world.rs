@@ -60,6 +60,7 @@ impl World {
             incarnation: owner.to_string(),
             address: String::new(),
             lease_ms: 600_000,
+            ..Default::default()
         };
         client.renew_lease(lease).await?;
         let by_id = ConversationId(ids::new_id()).to_string();

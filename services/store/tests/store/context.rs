@@ -275,7 +275,7 @@ async fn an_item_that_was_taken_out_of_a_conversation_is_not_in_its_context() ->
     client
         .end_lease(EndLeaseRequest {
             incarnation: heir.to_string(),
-            all_except: None,
+            ..Default::default()
         })
         .await?;
 

@@ -1,0 +1,21 @@
+-- Leases that end without being forgotten, and claims that go by owner. All of it is additional: the version before runs
+-- on, which takes an ended lease for one that ran out.
+
+ALTER TABLE orchestrator
+    -- When the lease was last renewed.
+    ADD COLUMN renewed_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Since when no renewal was missed: who could not renew cannot tell that others did not want to.
+    ADD COLUMN unbroken_since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- When the lease was ended. NULL: it was not, though it may have run out.
+    ADD COLUMN ended_at       timestamptz,
+    -- The process was found to be gone, instead of leaving in order.
+    ADD COLUMN died           boolean     NOT NULL DEFAULT false;
+
+-- The process that had the run before it began to wait for a person. While `waits_until` is set nobody executes the
+-- run, and `owner` says who may go on with it first.
+ALTER TABLE response ADD COLUMN last_owner uuid;
+
+-- What a claim looks through: the runs of those that are gone, and those that are nobody's. Appends change none of it.
+CREATE INDEX response_owned ON response (owner, tenant, id) WHERE status IN (1, 2) AND waits_until IS NULL;
+-- Runs that wait for a person, until when.
+CREATE INDEX response_wait ON response (waits_until) WHERE status IN (1, 2) AND waits_until IS NOT NULL;
