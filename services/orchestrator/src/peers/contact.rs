@@ -105,6 +105,11 @@ async fn contact(shared: &Shared, peer: &Peer, seen_at: &mut Option<SocketAddr>)
         };
     }
     *seen_at = Some(address);
+    tracing::info!(
+        peer.incarnation,
+        peer.address,
+        "watching another orchestrator"
+    );
     let own = shared.incarnation.to_string();
     while let Ok(Some(call)) = messages.message().await {
         if call.meant.is_empty() || call.meant == own {
