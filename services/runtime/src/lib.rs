@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod error;
+pub mod failpoint;
 pub mod ids;
 pub mod link;
 pub mod server;
