@@ -118,10 +118,11 @@ pub async fn run(
         calls: cluster.model.calls(),
         executions: cluster.tools.executions(),
         gateways_drained: done.iter().any(|done| drains_gateways(&done.fault)),
-        zombies: done
-            .iter()
-            .filter(|done| makes_zombies(&done.fault))
-            .count(),
+        zombies: cluster.options.zombies()
+            + done
+                .iter()
+                .filter(|done| makes_zombies(&done.fault))
+                .count(),
         ..gather::facts(cluster, floor, &history).await?
     };
     violations.extend(check::check(&facts));

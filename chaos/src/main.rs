@@ -4,6 +4,7 @@ mod check;
 mod client;
 mod cluster;
 mod episode;
+mod failpoints;
 mod history;
 mod model;
 mod nemesis;
@@ -27,6 +28,7 @@ use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, Options};
 use crate::episode::Settings;
+use crate::failpoints::{MUTANTS, named};
 use crate::nemesis::FaultKind;
 use crate::random::Random;
 use crate::report::Report;
@@ -37,58 +39,74 @@ const PRINTED: usize = 12;
 #[derive(Debug, Parser)]
 #[command(about = "Kills everything, at any moment, and shows that nothing was lost")]
 struct Cli {
+    /// What to do instead of running episodes
+    #[command(subcommand)]
+    command: Option<Command>,
     #[command(flatten)]
     flags: Flags,
+}
+
+#[derive(Clone, Copy, Debug, clap::Subcommand)]
+enum Command {
+    /// Gives the product one known bug after the other, and runs episodes until each is found
+    Mutants,
 }
 
 #[derive(Args, Clone, Debug)]
 struct Flags {
     /// The product [default: the `talaria` beside this program]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH")]
     binary: Option<String>,
     /// Decides everything that is decided; episode N has the seed's Nth number
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, global = true, default_value_t = 1)]
     seed: u64,
     /// Runs just the episode of this seed, as a failure names it
-    #[arg(long, value_name = "SEED")]
+    #[arg(long, global = true, value_name = "SEED")]
     replay: Option<u64>,
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, global = true, default_value_t = 10)]
     episodes: usize,
     /// Begins no more episodes after this many seconds
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, global = true, value_name = "SECONDS")]
     seconds: Option<u64>,
     /// Clusters at one time
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, global = true, default_value_t = 1)]
     parallel: usize,
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, global = true, default_value_t = 40)]
     clients: usize,
     /// Kinds of faults [default: all of them]; `none` for none
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, global = true, value_delimiter = ',')]
     faults: Option<Vec<String>>,
     /// Seconds in which faults begin
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, global = true, default_value_t = 15)]
     fault_seconds: u64,
     /// Answers of the model in 100 that something goes wrong with
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, global = true, default_value_t = 3)]
     trouble_percent: u64,
-    /// Failpoints, as in `append.after_commit_before_reply=2:crash;tool.after_intent=1:sleep 3000`
-    #[arg(long, default_value = "")]
+    /// `usual`, or failpoints as in `append.after_commit_before_reply=2:crash;tool.after_intent=1:sleep 3000`; the product
+    /// has to be built with the feature `failpoints`
+    #[arg(long, global = true, default_value = "")]
     failpoints: String,
     /// Where failed episodes are kept
-    #[arg(long, default_value = "target/chaos")]
+    #[arg(long, global = true, default_value = "target/chaos")]
     directory: PathBuf,
+    /// With `mutants`: only these
+    #[arg(long, global = true, value_delimiter = ',')]
+    bugs: Option<Vec<String>>,
     /// Keeps all episodes
-    #[arg(long)]
+    #[arg(long, global = true)]
     keep: bool,
     /// Variables for all processes: NAME=VALUE
-    #[arg(long, value_name = "NAME=VALUE")]
+    #[arg(long, global = true, value_name = "NAME=VALUE")]
     env: Vec<String>,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
-    let report = run(&cli.flags).await?;
+    if let Some(Command::Mutants) = cli.command {
+        return mutants(&cli.flags).await;
+    }
+    let report = run(&cli.flags, false).await?;
     println!("\n{}", report.table());
     std::fs::create_dir_all(&cli.flags.directory)?;
     let json = cli.flags.directory.join("report.json");
@@ -101,8 +119,45 @@ async fn main() -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Runs all episodes, on as many clusters as were asked for.
-async fn run(flags: &Flags) -> anyhow::Result<Report> {
+/// Runs episodes on each mutant until it is found.
+async fn mutants(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let mut lines = Vec::new();
+    let (mut found, mut missed) = (0, 0);
+    for mutant in MUTANTS {
+        if flags
+            .bugs
+            .as_ref()
+            .is_some_and(|bugs| !bugs.iter().any(|bug| bug == mutant.bug))
+        {
+            continue;
+        }
+        println!("known bug {}", mutant.bug);
+        let mut flags = flags.clone();
+        flags.env.push(format!("TALARIA_KNOWN_BUG={}", mutant.bug));
+        flags.failpoints = mutant.failpoints.to_owned();
+        flags.directory = flags.directory.join(mutant.bug);
+        let report = run(&flags, true).await?;
+        let by: Vec<&str> = report.violations.keys().map(String::as_str).collect();
+        let episodes = report.passed + report.failed;
+        let verdict = if report.failed > 0 {
+            found += 1;
+            format!("found in episode {episodes} by {}", by.join(", "))
+        } else {
+            missed += 1;
+            format!("NOT FOUND in {episodes} episodes")
+        };
+        lines.push(format!("{:<16}{verdict}", mutant.bug));
+    }
+    println!("\n{}\n\n{found} passed, {missed} failed", lines.join("\n"));
+    Ok(if missed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs all episodes, or those until one fails, on as many clusters as were asked for.
+async fn run(flags: &Flags, until_failure: bool) -> anyhow::Result<Report> {
     let settings = settings(flags)?;
     let options = options(flags)?;
     let mut random = Random::of(flags.seed, "episodes");
@@ -125,7 +180,11 @@ async fn run(flags: &Flags) -> anyhow::Result<Report> {
             let mut cluster: Option<Arc<Cluster>> = None;
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                let is_late = until.is_some_and(|until| Instant::now() > until);
+                let has_failed = {
+                    let report = report.lock().unwrap_or_else(PoisonError::into_inner);
+                    until_failure && report.failed > 0
+                };
+                let is_late = has_failed || until.is_some_and(|until| Instant::now() > until);
                 let Some(seed) = seeds.get(number).filter(|_| !is_late) else {
                     return Ok(());
                 };
@@ -235,7 +294,7 @@ fn options(flags: &Flags) -> anyhow::Result<Options> {
             .iter()
             .map(variable)
             .collect::<anyhow::Result<_>>()?,
-        failpoints: flags.failpoints.clone(),
+        failpoints: named(&flags.failpoints),
     })
 }
 
