@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use talaria_domain::ids::ResponseId;
 use talaria_proto::v1::{ClaimRunsRequest, ClaimRunsResponse};
+use talaria_runtime::failpoint;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -75,6 +76,7 @@ async fn claim(shared: &Arc<Shared>) -> Result<bool, Status> {
     let more = free > 0 && runs.len() >= free;
     for run in runs {
         let id = run.response_id.clone();
+        failpoint::hit("seal.before").await;
         if let Err(reason) = take_over(shared, run) {
             tracing::error!(response.id = id, reason, "could not take a run over");
         }

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod dial;
 pub mod error;
+pub mod failpoint;
 pub mod ids;
 pub mod link;
 pub mod server;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use prost::Message as _;
 use talaria_proto::v1::{RunRequest, Wait};
+use talaria_runtime::failpoint;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -102,6 +103,9 @@ impl Write for Admit {
             let runs: Vec<&Self> = batch.iter().collect();
             query(&connection, RUNS_ADMIT, &Columns::of(&runs).params()).await?
         };
+        if failpoint::hit("admit.after_commit_before_reply").await {
+            return Err(Error::Deadline.after_commit());
+        }
         admissions(&connection, &rows, batch)
             .await
             .map_err(Error::after_commit)

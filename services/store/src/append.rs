@@ -1,13 +1,17 @@
 //! `events_append`: the statement that everything rests on.
 
+mod mutant;
+
 use std::collections::HashSet;
 
 use talaria_proto::v1::EventChunk;
+use talaria_runtime::failpoint::{self, Bug};
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::codec;
-use crate::database::{Database, Error, Object, query};
+use crate::database::{Database, Error, Object, query, query_before};
 use crate::lane::{Outcome, Write};
 
 /// Events for the end of one response's log.
@@ -74,8 +78,22 @@ async fn events_append(database: &Database, batch: &[Append]) -> Result<Vec<Outc
         .iter()
         .map(|a| codec::pack(a.events.encoded()))
         .collect();
-    let connection = database.connection().await?;
-    let rows = query(&connection, SQL, &[&ids, &epochs, &firsts, &lasts, &bodies]).await?;
+    let mut connection = database.connection().await?;
+    let params: [&(dyn ToSql + Sync); 5] = [&ids, &epochs, &firsts, &lasts, &bodies];
+    let rows = if failpoint::has(Bug::FenceExists) {
+        mutant::events_append(&mut connection, &params).await?
+    } else {
+        query_before(
+            "append.after_sql_before_commit",
+            &mut connection,
+            SQL,
+            &params,
+        )
+        .await?
+    };
+    if failpoint::hit("append.after_commit_before_reply").await {
+        return Err(Error::Deadline.after_commit());
+    }
     outcomes(&connection, &rows, batch.iter())
         .await
         .map_err(Error::after_commit)

@@ -2,6 +2,7 @@
 
 use talaria_domain::ids::ResponseId;
 use talaria_proto::v1::{ClaimRunsRequest, ClaimRunsResponse, ClaimedRun};
+use talaria_runtime::failpoint;
 use tonic::Status;
 use uuid::Uuid;
 
@@ -39,6 +40,7 @@ pub async fn claim(
     };
     let to_stop = runs_to_stop(database, owner).await?;
     let mut claimed = runs_claim(database, owner, &executing, limit).await?;
+    failpoint::hit("claim.after_commit").await;
     let left = limit - i64::try_from(claimed.len()).unwrap_or(limit);
     if left > 0 {
         claimed.extend(runs_begin(database, owner, left).await?);

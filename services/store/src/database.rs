@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use deadpool::Runtime;
 use deadpool_postgres::Transaction;
+use talaria_runtime::failpoint;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, Row};
 
@@ -212,6 +213,25 @@ pub async fn query(
 ) -> Result<Vec<Row>, Error> {
     let statement = connection.prepare_cached(sql).await?;
     Ok(connection.query(&statement, params).await?)
+}
+
+/// Runs one statement in a transaction of its own, and passes a failpoint before it commits, if there are failpoints.
+pub async fn query_before(
+    point: &'static str,
+    connection: &mut Object,
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, Error> {
+    if !failpoint::ENABLED {
+        return query(connection, sql, params).await;
+    }
+    let transaction = connection.transaction().await?;
+    let rows = query_in_tx(&transaction, sql, params).await?;
+    if failpoint::hit(point).await {
+        return Err(Error::Deadline);
+    }
+    transaction.commit().await?;
+    Ok(rows)
 }
 
 /// The same inside a transaction.

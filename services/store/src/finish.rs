@@ -2,6 +2,7 @@
 
 use prost::Message as _;
 use talaria_proto::v1::{Response, Turn};
+use talaria_runtime::failpoint;
 use uuid::Uuid;
 
 use crate::append::{Append, outcomes};
@@ -98,6 +99,9 @@ async fn runs_finish(database: &Database, batch: &[Finish]) -> Result<Vec<Outcom
         .iter()
         .map(|end| codec::pack(&end.turn.encode_to_vec()))
         .collect();
+    if failpoint::hit("finish.before").await {
+        return Err(Error::Deadline);
+    }
     let connection = database.connection().await?;
     let rows = query(
         &connection,
@@ -107,6 +111,9 @@ async fn runs_finish(database: &Database, batch: &[Finish]) -> Result<Vec<Outcom
         ],
     )
     .await?;
+    if failpoint::hit("finish.after_commit_before_reply").await {
+        return Err(Error::Deadline.after_commit());
+    }
     outcomes(&connection, &rows, batch.iter().map(|end| &end.append))
         .await
         .map_err(Error::after_commit)

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use deadpool_postgres::Transaction;
 use talaria_domain::ids::ResponseId;
 use talaria_proto::v1::{FindIdempotencyKeyRequest, FindIdempotencyKeyResponse};
+use talaria_runtime::failpoint::{self, Bug};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -68,7 +69,16 @@ pub async fn idempotency_keys_insert_in_tx(
     if ids.is_empty() {
         return Ok(HashSet::new());
     }
-    let rows = query_in_tx(transaction, SQL, &[&tenants, &keys, &hashes, &ids]).await?;
+    let taken_over = SQL.replace(
+        "DO NOTHING",
+        "(tenant, key) DO UPDATE SET response_id = excluded.response_id",
+    );
+    let sql = if failpoint::has(Bug::KeyTakenOver) {
+        &taken_over
+    } else {
+        SQL
+    };
+    let rows = query_in_tx(transaction, sql, &[&tenants, &keys, &hashes, &ids]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 

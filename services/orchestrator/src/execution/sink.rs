@@ -10,6 +10,7 @@ use talaria_proto::v1::{
     AppendEventsRequest, Event, EventChunk, FinishRunRequest, Follow, Response, StartRunResponse,
     Turn,
 };
+use talaria_runtime::failpoint::{self, Bug};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -72,7 +73,14 @@ impl Sink {
                 let mut append = stored.append(events, chunk.clone());
                 append.after_silence = after_silence;
                 Box::pin(async move {
+                    if failpoint::has(Bug::PublishEarly) {
+                        stored.feed.publish(chunk.clone(), count);
+                    }
                     stored.journal.append(append).await.map_err(Left::Lost)?;
+                    failpoint::hit("append.after_ack_before_publish").await;
+                    if failpoint::has(Bug::PublishEarly) {
+                        return Ok(());
+                    }
                     stored.feed.publish(chunk, count);
                     Ok(())
                 })

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use talaria_domain::ids::ResponseId;
-use talaria_domain::run::{ServerTool, ServerTools, ToolCall, ToolResult, ToolShape};
+use talaria_domain::run::{Effect, ServerTool, ServerTools, ToolCall, ToolResult, ToolShape};
+use talaria_runtime::failpoint::{self, Bug};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -51,7 +52,11 @@ impl Execution {
                 } else {
                     self.tool_shape
                 },
-                effect: tool.effect,
+                effect: if failpoint::has(Bug::LedgerIgnored) {
+                    Effect::Pure
+                } else {
+                    tool.effect
+                },
                 needs_approval: self.asking.needs_person(tool),
             };
             (tool.name.clone(), known)
@@ -166,6 +171,7 @@ impl Execution {
                 if let StepEnd::Cancelled = self.write_intents(writer).await? {
                     return Ok(StepEnd::Cancelled);
                 }
+                failpoint::hit("tool.after_intent").await;
                 for call in starting {
                     let context = self.call_context(&call, &given_up, permit.again());
                     let toolbox = Arc::clone(&self.toolbox);
@@ -197,6 +203,9 @@ impl Execution {
     /// Makes durable that calls begin. A run that leaves before has not begun them.
     async fn write_intents(&mut self, writer: &mut Writer) -> Result<StepEnd, Left> {
         writer.add(self.take_events());
+        if failpoint::has(Bug::NoIntent) {
+            return Ok(StepEnd::Over);
+        }
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => Ok(StepEnd::Cancelled),
@@ -251,6 +260,7 @@ async fn called(toolbox: Arc<Toolbox>, call: ToolCall, context: CallContext) -> 
     let arguments = call.arguments.clone();
     let calling = toolbox.call(&call.name, arguments, context);
     let result = AssertUnwindSafe(calling).catch_unwind().await;
+    failpoint::hit("tool.after_reply_before_result").await;
     let result = result.unwrap_or_else(|_| {
         tracing::error!(tool = call.name, "running a tool panicked");
         ToolResult::error("The tool failed.")

@@ -88,9 +88,13 @@ impl Cluster {
         format!("postgres://postgres@{host}/{database}")
     }
 
+    pub(super) fn socket(&self) -> PathBuf {
+        self.directory.join(".s.PGSQL.5432")
+    }
+
     /// Whether a server listens on the socket; a socket file that a killed server left behind does not count.
     pub(super) fn is_listening(&self) -> bool {
-        std::os::unix::net::UnixStream::connect(self.directory.join(".s.PGSQL.5432")).is_ok()
+        std::os::unix::net::UnixStream::connect(self.socket()).is_ok()
     }
 
     /// Hands a file or directory over to the server's user.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
@@ -140,6 +141,11 @@ impl PrivatePostgres {
         self.cluster.give(path)
     }
 
+    /// The socket that it listens on.
+    pub fn socket(&self) -> PathBuf {
+        self.cluster.socket()
+    }
+
     /// Connects to the server's database `postgres`.
     pub async fn connect(&self) -> anyhow::Result<Session> {
         Session::open(&self.url()).await
@@ -168,6 +174,32 @@ impl PrivatePostgres {
         let status = self.await_exit().await?;
         if !status.success() {
             bail!("Postgres ended with {status}: {}", self.read_log());
+        }
+        Ok(())
+    }
+
+    /// Stops the server at once; it recovers at its next start. Open connections are closed.
+    pub async fn stop_at_once(&mut self) -> anyhow::Result<()> {
+        let Some(server) = &self.server else {
+            bail!("the server does not run");
+        };
+        kill_process(process_id(server)?, Signal::QUIT).context("stopping Postgres")?;
+        self.await_exit().await.map(drop)
+    }
+
+    /// Writes what the server's database `postgres` holds into a file that `pg_restore` reads.
+    pub async fn dump(&self, to: &Path) -> anyhow::Result<()> {
+        let mut command = self.cluster.command("pg_dump");
+        command
+            .args(["--format=custom", "--dbname"])
+            .arg(self.url())
+            .stdout(File::create(to).context("making the file of a dump")?);
+        let dumped = tokio::task::spawn_blocking(move || command.status());
+        let status = within("pg_dump", dumped)
+            .await??
+            .context("starting pg_dump")?;
+        if !status.success() {
+            bail!("pg_dump ended with {status}");
         }
         Ok(())
     }

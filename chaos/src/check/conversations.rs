@@ -1,0 +1,122 @@
+//! What continues from what: I-21, I-24.
+
+use std::collections::{HashMap, HashSet};
+
+use uuid::Uuid;
+
+use super::{Facts, Row, View, Violation, response_id};
+
+const COMPLETED: i16 = 3;
+
+pub fn check(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
+    let rows: HashMap<Uuid, &Row> = facts.rows.iter().map(|row| (row.id, row)).collect();
+    let parents: HashMap<Uuid, Option<Uuid>> = facts
+        .turns
+        .iter()
+        .map(|(turn, parent)| (*turn, *parent))
+        .chain(facts.rows.iter().map(|row| (row.id, row.parent_turn)))
+        .collect();
+    contexts(facts, view, &rows, &parents, violations);
+    heads(facts, view, &rows, &parents, violations);
+}
+
+/// I-24: the model was told of exactly the turns that the response continues from, all of them completed.
+fn contexts(
+    facts: &Facts,
+    view: &View<'_>,
+    rows: &HashMap<Uuid, &Row>,
+    parents: &HashMap<Uuid, Option<Uuid>>,
+    violations: &mut Vec<Violation>,
+) {
+    let mut calls: HashMap<&str, Vec<&crate::model::Call>> = HashMap::new();
+    for call in &facts.calls {
+        calls.entry(&call.run).or_default().push(call);
+    }
+    for row in &facts.rows {
+        let response = response_id(row.id);
+        let Some(run) = view.runs.get(&response) else {
+            continue;
+        };
+        let mut expected = Vec::new();
+        let mut is_whole = true;
+        for turn in ancestors(row.parent_turn, parents) {
+            let ancestor = response_id(turn);
+            // One that was deleted meanwhile is still continued from, but nobody can say any more what it was.
+            let Some(ancestors_run) = view.runs.get(&ancestor) else {
+                is_whole = false;
+                break;
+            };
+            if let Some(row) = rows.get(&turn)
+                && row.status != COMPLETED
+            {
+                let what = format!("continues from {ancestor}, whose status is {}", row.status);
+                violations.push(Violation::new("I-24", what).of(&response));
+            }
+            expected.push(ancestors_run.as_str());
+        }
+        expected.reverse();
+        for call in calls.get(run.as_str()).into_iter().flatten() {
+            let told: Vec<&str> = call.before.iter().map(|turn| turn.run.as_str()).collect();
+            if is_whole && told != expected {
+                let what = format!("the model was told of {told:?}, not of {expected:?}");
+                violations.push(Violation::new("I-24", what).of(&response));
+            }
+        }
+    }
+}
+
+/// I-21: all completed responses of a conversation stand in one chain, at whose end it is.
+fn heads(
+    facts: &Facts,
+    view: &View<'_>,
+    rows: &HashMap<Uuid, &Row>,
+    parents: &HashMap<Uuid, Option<Uuid>>,
+    violations: &mut Vec<Violation>,
+) {
+    for conversation in &facts.conversations {
+        let members: Vec<&&Row> = rows
+            .values()
+            .filter(|row| row.conversation == Some(conversation.id))
+            .collect();
+        // A response that is deleted takes the conversation back to its beginning.
+        let is_touched = members
+            .iter()
+            .any(|row| view.deleted.contains(&response_id(row.id)));
+        if is_touched {
+            continue;
+        }
+        let chain: HashSet<Uuid> = ancestors(conversation.head_turn, parents)
+            .into_iter()
+            .collect();
+        for row in members {
+            if row.status == COMPLETED && !chain.contains(&row.id) {
+                let what = format!(
+                    "completed, and conversation {} does not go back to it",
+                    conversation.id
+                );
+                violations.push(Violation::new("I-21", what).of(&response_id(row.id)));
+            }
+        }
+        if conversation.latest_completed != conversation.head_turn {
+            let what = format!(
+                "conversation {} continues from {:?}, and its latest is {:?}",
+                conversation.id, conversation.head_turn, conversation.latest_completed
+            );
+            violations.push(Violation::new("I-21", what));
+        }
+    }
+}
+
+/// A turn and those before it, the latest first.
+fn ancestors(turn: Option<Uuid>, parents: &HashMap<Uuid, Option<Uuid>>) -> Vec<Uuid> {
+    let mut all = Vec::new();
+    let mut next = turn;
+    while let Some(turn) = next {
+        if all.contains(&turn) {
+            break;
+        }
+        all.push(turn);
+        next = parents.get(&turn).copied().flatten();
+    }
+    all
+}

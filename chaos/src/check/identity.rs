@@ -1,0 +1,136 @@
+//! Which responses there are: I-1, I-2, I-30, I-33.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::{Facts, View, Violation};
+use crate::history::Action;
+
+/// Refusals that a client of the harness may get.
+const EXPECTED: [(u16, &str); 6] = [
+    (409, "conversation_response_not_completed"),
+    (409, "previous_response_not_completed"),
+    (404, "previous_response_not_found"),
+    (404, "response_not_found"),
+    (404, "not_found"),
+    (400, "response_not_cancellable"),
+];
+
+pub fn check(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
+    one_response_per_key(view, violations);
+    found_until_deleted(facts, view, violations);
+    honest_answers(view, violations);
+}
+
+/// I-2: whoever repeats a request, or sends it once, makes one response.
+fn one_response_per_key(view: &View<'_>, violations: &mut Vec<Violation>) {
+    let mut by_key: HashMap<&str, BTreeSet<&str>> = HashMap::new();
+    for op in view.ops.values().filter(|op| op.action.creates()) {
+        if let (Some(key), Some(response)) = (op.key, &op.response) {
+            by_key.entry(key).or_default().insert(response);
+        }
+    }
+    for (key, responses) in by_key {
+        if responses.len() > 1 {
+            violations.push(Violation::new("I-2", format!("{key} made {responses:?}")));
+        }
+    }
+    for (run, responses) in view.responses() {
+        if responses.len() > 1 {
+            let what = format!("{run}, which was asked for once, is {responses:?}");
+            violations.push(Violation::new("I-2", what));
+        }
+    }
+}
+
+/// I-1: what was shown can be got, until somebody deletes it, and then never again.
+fn found_until_deleted(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
+    // When each response was first asked to go, and when it was surely gone.
+    let mut asked: HashMap<&str, u64> = HashMap::new();
+    let mut gone: HashMap<&str, u64> = HashMap::new();
+    for op in view.ops.values().filter(|op| op.action == Action::Delete) {
+        let Some(response) = op.response.as_deref() else {
+            continue;
+        };
+        let first = asked.entry(response).or_insert(op.sent_ns);
+        *first = op.sent_ns.min(*first);
+        if matches!(op.status, Some(200 | 404)) {
+            let first = gone.entry(response).or_insert(op.ended_ns);
+            *first = op.ended_ns.min(*first);
+        }
+    }
+    for op in view.ops.values() {
+        let (Some(response), Some(status)) = (op.response.as_deref(), op.status) else {
+            continue;
+        };
+        match op.action {
+            Action::Get | Action::Attach { .. } => {
+                let was_asked = asked.get(response).is_some_and(|at| *at < op.ended_ns);
+                let was_gone = gone.get(response).is_some_and(|at| *at < op.sent_ns);
+                let what = match status {
+                    404 if !was_asked => "is not found, though nobody deleted it",
+                    200 if was_gone => "is shown after it was deleted",
+                    _ => continue,
+                };
+                let what = format!("{what} (request {}, gateway {})", op.number, op.gateway);
+                violations.push(Violation::new("I-1", what).of(response));
+            }
+            Action::Stream
+            | Action::Wait
+            | Action::Background
+            | Action::Cancel
+            | Action::Delete
+            | Action::Chat => {}
+        }
+    }
+    for (response, shown) in &facts.shown {
+        for (gateway, shown) in shown.iter().enumerate() {
+            let status = shown.object.0;
+            let right = if gone.contains_key(response.as_str()) {
+                status == 404
+            } else {
+                status == 200 || asked.contains_key(response.as_str())
+            };
+            if !right {
+                let what = format!("GET at gateway {gateway} says {status} at the end");
+                violations.push(Violation::new("I-1", what).of(response));
+            }
+        }
+    }
+    let rows = View::rows(facts);
+    let created = view.ops.values().filter(|op| op.action.creates());
+    for response in created.filter_map(|op| op.response.as_deref()) {
+        if !rows.contains_key(response) && !asked.contains_key(response) {
+            let what = "was shown, and is not in the database";
+            violations.push(Violation::new("I-1", what).of(response));
+        }
+    }
+}
+
+/// I-30 and I-33: answers are those that the situation allows.
+fn honest_answers(view: &View<'_>, violations: &mut Vec<Violation>) {
+    for op in view.ops.values() {
+        let (Some(status), Some(body)) = (op.status, op.body) else {
+            continue;
+        };
+        let code = body["error"]["code"].as_str().unwrap_or_default();
+        let response = op.response.as_deref().unwrap_or("-");
+        let described = || format!("{:?} was answered with {status} {code}: {body}", op.action);
+        let cancelled_late = op.action == Action::Cancel && status == 400;
+        let missing = status == 404;
+        match status {
+            400..500
+                if status != 429
+                    && !cancelled_late
+                    && !missing
+                    && !EXPECTED.contains(&(status, code)) =>
+            {
+                violations.push(Violation::new("I-30", described()).of(response));
+            }
+            503 if !op.retry_after && op.action.creates() => {
+                let what = format!("no Retry-After: {}", described());
+                violations.push(Violation::new("I-33", what).of(response));
+            }
+            _ => {}
+        }
+    }
+}
