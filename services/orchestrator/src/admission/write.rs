@@ -5,6 +5,7 @@ use std::time::Duration;
 use talaria_domain::ids::ResponseId;
 use talaria_proto::v1::{AdmitRunRequest, AdmitRunResponse, DeleteResponseRequest};
 use talaria_runtime::error::Reason;
+use talaria_runtime::link::is_unsent;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
@@ -33,7 +34,7 @@ pub async fn write(
             Err(status) if !is_unknown(&status) => return Err(Refusal::Refused(status)),
             Err(status) => status,
         };
-        maybe_stored |= Reason::of(&status) != Some(Reason::StoreRefused);
+        maybe_stored |= Reason::of(&status) != Some(Reason::StoreRefused) && !is_unsent(&status);
         if started.elapsed() > PATIENCE || limit.left().is_zero() {
             let status = store_status(status);
             return Err(if maybe_stored {
