@@ -243,3 +243,6 @@ pub async fn query_in_tx(
     let statement = transaction.prepare_cached(sql).await?;
     Ok(transaction.query(&statement, params).await?)
 }
+
+#[cfg(test)]
+mod tests;
