@@ -405,7 +405,7 @@ impl Client {
                         return true;
                     }
                 } else {
-                    let gone = answer.status().as_u16() == 404;
+                    let gone = matches!(answer.status().as_u16(), 400 | 404);
                     self.read_whole(op, answer).await;
                     if gone {
                         return false;

@@ -4,7 +4,7 @@
 pub const USUAL: &str = "\
     append.after_sql_before_commit=0.03:crash;\
     append.after_sql_before_commit=0.2:sleep 300;\
-    append.after_sql_before_commit=0.03:sleep 3000;\
+    append.after_sql_before_commit=0.03:sleep 2500;\
     append.after_sql_before_commit=0.1:error;\
     append.after_commit_before_reply=0.03:crash;\
     append.after_commit_before_reply=0.1:error;\
@@ -25,7 +25,7 @@ pub const USUAL: &str = "\
 
 /// For bugs that need a writer that stalls: at the moments at which the usual ones rarely do.
 const STALLING: &str = "\
-    append.after_sql_before_commit=0.5:sleep 4000;\
+    append.after_sql_before_commit=0.5:sleep 2500;\
     append.after_sql_before_commit=0.2:crash;\
     append.after_commit_before_reply=0.1:crash;\
     tool.after_intent=1:sleep 3000;\

@@ -117,7 +117,13 @@ fn honest_answers(view: &View<'_>, violations: &mut Vec<Violation>) {
         let described = || format!("{:?} was answered with {status} {code}: {body}", op.action);
         let cancelled_late = op.action == Action::Cancel && status == 400;
         let missing = status == 404;
+        let past_the_end = status == 400 && body["error"]["param"] == "starting_after";
         match status {
+            // Clients only name events that they saw.
+            400 if past_the_end => {
+                let what = format!("the log is shorter than it was: {}", described());
+                violations.push(Violation::new("I-7", what).of(response));
+            }
             400..500
                 if status != 429
                     && !cancelled_late

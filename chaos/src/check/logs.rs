@@ -21,6 +21,9 @@ pub fn check(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
         if row.status < FIRST_TERMINAL {
             broken("I-25", format!("it has not ended: status {}", row.status));
         }
+        if let Some(Err(what)) = view.logs.get(response).map(|log| one_at_a_time(log)) {
+            broken("I-9", what);
+        }
         for (gateway, shown) in facts.shown.get(response).into_iter().flatten().enumerate() {
             match judged(row, shown) {
                 Ok(()) => {}
@@ -50,6 +53,33 @@ fn tiled(row: &Row) -> Result<(), String> {
             "the log ends before {next}, and the row says {}",
             row.next_seq
         ));
+    }
+    Ok(())
+}
+
+/// I-9: the model says one thing after the other, so whoever goes on for a dead process closes what that left open
+/// before it begins anything.
+fn one_at_a_time(events: &[Value]) -> Result<(), String> {
+    let mut open = None;
+    for event in events {
+        let is_models = matches!(
+            event["item"]["type"].as_str(),
+            Some("message" | "function_call")
+        );
+        if !is_models {
+            continue;
+        }
+        let id = event["item"]["id"].as_str();
+        match event["type"].as_str() {
+            Some("response.output_item.added") => {
+                if let Some(before) = open {
+                    return Err(format!("{id:?} was begun while {before:?} was open"));
+                }
+                open = Some(id);
+            }
+            Some("response.output_item.done") if open == Some(id) => open = None,
+            _ => {}
+        }
     }
     Ok(())
 }

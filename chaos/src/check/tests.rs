@@ -154,7 +154,7 @@ fn an_episode_in_which_all_is_well_has_no_violations() {
 type Change = fn(&mut Facts);
 
 /// What breaks which invariant.
-const CHANGES: [(&str, Change); 22] = [
+const CHANGES: [(&str, Change); 24] = [
     ("I-1", |facts| asked(facts, 1, Action::Get, 404, json!({}))),
     ("I-1", |facts| {
         asked(facts, 1, Action::Delete, 200, json!({}));
@@ -209,7 +209,19 @@ const CHANGES: [(&str, Change); 22] = [
         facts.rows[0].next_seq += 1;
         facts.rows[0].chunks[1].1 += 1;
     }),
+    ("I-7", |facts| {
+        let error = json!({ "error": { "code": "invalid_value", "param": "starting_after" } });
+        asked(facts, 1, Action::Attach { after: Some(1) }, 400, error);
+    }),
     ("I-8", |facts| facts.rows[0].status = 4),
+    ("I-9", |facts| {
+        for shown in facts.shown.values_mut().flatten() {
+            let log = shown.log.as_mut().expect("there is one");
+            // The item's beginning, once more.
+            let again = log[2].clone();
+            log.insert(3, again);
+        }
+    }),
     ("I-9", |facts| {
         for shown in facts.shown.values_mut().flatten() {
             let log = shown.log.as_mut().expect("there is one");
