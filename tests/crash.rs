@@ -107,6 +107,75 @@ async fn a_run_survives_two_crashes() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_run_that_processes_die_of_is_given_up_unless_it_gets_further() -> anyhow::Result<()> {
+    let options = Options {
+        runs: "lease_seconds = 1\nmax_attempts = 2".to_owned(),
+        ..Options::default()
+    };
+    let mut stack = Stack::serve_with(TALARIA, options).await?;
+    let held = || {
+        ResponsesStream::new()
+            .open_text()
+            .deltas(&["half"])
+            .gate("never")
+            .stop()
+    };
+    let with_item = || {
+        ResponsesStream::new()
+            .text(&["whole"])
+            .open_text()
+            .deltas(&["half"])
+            .gate("never")
+            .stop()
+    };
+    let is_half = |frame: &Frame| text_of(frame) == Some("half".into());
+    stack.upstream.push(held());
+    let first = stack
+        .stream(&json!({"input": "a"}))
+        .await?
+        .until(is_half)
+        .await?;
+    stack.upstream.push(with_item());
+    let second = stack
+        .stream(&json!({"input": "b"}))
+        .await?
+        .until(is_half)
+        .await?;
+    let (first, second) = (response_id(&first)?, response_id(&second)?);
+
+    let mut ended = Vec::new();
+    for alive in [&[&first, &second][..], &[&second], &[]] {
+        for _ in alive {
+            stack.upstream.push(held());
+        }
+        stack.processes[0].kill9().await?;
+        stack.restart_serve().await?;
+        for id in [&first, &second] {
+            let mut reader = stack.replay(id, None).await?;
+            if alive.contains(&id) {
+                let halves = |frames: &[Frame]| frames.iter().filter(|f| is_half(f)).count();
+                let attempts = 1 + ended.len() + 1;
+                let mut frames = Vec::new();
+                while halves(&frames) < attempts {
+                    frames.extend(reader.until(is_half).await?);
+                }
+            } else {
+                let frames = reader.collect().await?;
+                let told = check::stream(&frames).map_err(anyhow::Error::msg)?;
+                assert_eq!(told.status, "failed");
+                let error = &told.response["error"];
+                let message = error["message"].as_str().unwrap_or_default();
+                assert_eq!(error["code"], "server_error");
+                ensure!(message.contains("run_crashed"), "{message}");
+            }
+        }
+        ended.push(alive.len());
+    }
+    assert_eq!(stack.upstream.requests().len(), 5);
+    Ok(())
+}
+
 /// Nothing waits here for a moment of calm: commits are under way when the process dies.
 #[tokio::test]
 async fn a_crash_in_full_flow_takes_nothing_back() -> anyhow::Result<()> {

@@ -126,7 +126,7 @@ async fn session(stack: &Stack) -> anyhow::Result<Session> {
 /// REQ-14
 #[tokio::test]
 async fn who_sees_that_a_process_is_gone_does_not_wait_for_its_lease() -> anyhow::Result<()> {
-    let mut stack = stack(two_orchestrators("lease_seconds = 60")).await?;
+    let mut stack = stack(two_orchestrators("lease_seconds = 20")).await?;
     let session = session(&stack).await?;
     let mut held = Held::begin(&stack).await?;
     let (owner, _) = owner(&stack, &session, &held.id).await?;
@@ -139,7 +139,7 @@ async fn who_sees_that_a_process_is_gone_does_not_wait_for_its_lease() -> anyhow
     eprintln!("the next event came after {took:?}");
     ensure!(
         took < Duration::from_secs(5),
-        "it took {took:?}, of a lease of 60 s"
+        "it took {took:?}, of a lease of 20 s"
     );
     Ok(())
 }
@@ -147,7 +147,7 @@ async fn who_sees_that_a_process_is_gone_does_not_wait_for_its_lease() -> anyhow
 #[tokio::test]
 async fn a_process_that_starts_where_another_died_goes_on_at_once() -> anyhow::Result<()> {
     let options = Options {
-        runs: "lease_seconds = 60".to_owned(),
+        runs: "lease_seconds = 20".to_owned(),
         ..Options::default()
     };
     let mut stack = Stack::apart(TALARIA, options).await?;
@@ -167,7 +167,7 @@ async fn a_process_that_starts_where_another_died_goes_on_at_once() -> anyhow::R
 /// REQ-53
 #[tokio::test]
 async fn a_process_that_stops_hands_its_runs_over() -> anyhow::Result<()> {
-    let runs = "lease_seconds = 60\ndrain_seconds = 1";
+    let runs = "lease_seconds = 20\ndrain_seconds = 1";
     let mut stack = stack(two_orchestrators(runs)).await?;
     let session = session(&stack).await?;
     let mut held = Held::begin(&stack).await?;

@@ -181,6 +181,12 @@ impl Run {
         self.emit(Kind::InProgress(response));
     }
 
+    /// Says that the run is in progress, in the hands of another process: of the `attempt`th, itself included.
+    pub fn start_again(&mut self, attempt: u32) {
+        self.note.attempt = attempt;
+        self.start();
+    }
+
     /// Takes in what the upstream said.
     pub fn on_model(&mut self, event: ModelEvent) {
         if self.outcome.is_some() {

@@ -27,6 +27,10 @@ pub struct Snapshot {
     begun_at_ms: Option<u64>,
     /// When the latest event was made.
     latest_at_ms: u64,
+    /// How many processes have had the run, as it was noted last; 0 before the second.
+    attempt: u32,
+    /// How many had it when something was finished last: an item, or a tool's result. 0: nothing was.
+    finished_in: u32,
     /// Of all model calls, as it was noted last.
     noted_usage: Option<Usage>,
     /// The model call whose upstream can go on with it, if it was the last.
@@ -103,6 +107,11 @@ impl Snapshot {
         now_ms.saturating_sub(self.latest_at_ms)
     }
 
+    /// How many processes have had the run without finishing anything of it, if `attempt` have had it in all.
+    pub fn fruitless_attempts(&self, attempt: u32) -> u32 {
+        attempt.saturating_sub(self.finished_in)
+    }
+
     /// The usage of all model calls, as it was noted last.
     pub fn noted_usage(&self) -> Option<Usage> {
         self.noted_usage
@@ -169,6 +178,7 @@ impl Snapshot {
         self.latest_at_ms = self.latest_at_ms.max(event.at_ms);
         if let Some(note) = &event.note {
             self.noted_usage = note.usage.or(self.noted_usage);
+            self.attempt = note.attempt.max(self.attempt);
         }
         link::follow(&mut self.logged, event, items);
         self.next_sequence_number += 1;
@@ -281,6 +291,9 @@ impl Snapshot {
             };
             self.is_answered |= open.marker.is_some() && is_answer;
         }
+        if is_finished(done) {
+            self.finished_in = self.attempt.max(1);
+        }
         *item = Item::Done {
             json: done.item.clone(),
             upstream_id: done.upstream_id.clone(),
@@ -337,6 +350,17 @@ impl Snapshot {
 /// Whether this ends a call that was answered without being run.
 fn is_refusal(done: &OutputItem) -> bool {
     Marker::parse(&done.upstream_id).is_some_and(|marker| marker.refused)
+}
+
+/// Whether an item ended by itself, and not because it was cut off.
+fn is_finished(done: &OutputItem) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Head<'a> {
+        #[serde(default, borrow)]
+        status: Option<std::borrow::Cow<'a, str>>,
+    }
+    serde_json::from_slice::<Head<'_>>(&done.item)
+        .is_ok_and(|head| head.status.as_deref() != Some("incomplete"))
 }
 
 fn parse(json: &Bytes) -> Result<Value, &'static str> {

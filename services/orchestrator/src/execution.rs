@@ -42,8 +42,7 @@ pub struct Execution {
     pub toolbox: Arc<Toolbox>,
     pub listings: Listings,
     pub run: Run,
-    /// The run has yet to say that it is in progress.
-    pub starts: bool,
+    pub starts: Starts,
     /// Input items, for the turn.
     pub input: Vec<ContextItem>,
     pub turns: Vec<Turn>,
@@ -69,6 +68,28 @@ pub struct Execution {
     pub fence: Option<Arc<Fence>>,
 }
 
+/// Whether a run has yet to say that it is in progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Starts {
+    /// It has said so.
+    Began,
+    /// For the first time.
+    First,
+    /// After other processes had it: how many, this one included.
+    Again { attempt: u32 },
+}
+
+impl Starts {
+    /// As a claimed run starts.
+    pub fn of_attempt(attempt: u32) -> Self {
+        if attempt > 1 {
+            Self::Again { attempt }
+        } else {
+            Self::First
+        }
+    }
+}
+
 /// Why a run left this process without its end.
 #[derive(Debug)]
 pub enum Left {
@@ -91,8 +112,10 @@ impl Execution {
     /// Executes the run to its end.
     pub async fn execute(mut self) -> Result<(), Left> {
         let time_left = self.time_left();
-        if self.starts {
-            self.run.start();
+        match self.starts {
+            Starts::Began => {}
+            Starts::First => self.run.start(),
+            Starts::Again { attempt } => self.run.start_again(attempt),
         }
         self.expect_tools();
         let mut writer = Writer::new(self.sink.clone(), self.watched);

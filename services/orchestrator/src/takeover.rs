@@ -12,7 +12,7 @@ use talaria_runtime::clock;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::bad_context;
-use crate::execution::{Asking, Execution, Listings, Sink, Stored};
+use crate::execution::{Asking, Execution, Listings, Sink, Starts, Stored};
 use crate::feed::Feed;
 use crate::request_mcp::servers;
 use crate::service::Shared;
@@ -62,9 +62,8 @@ pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String
     };
     let end = if claimed.cancelled {
         Some(End::Cancelled)
-    } else if claimed.attempt > shared.config.max_attempts {
-        let message = "The run was given up: each process that executed it died (run_crashed).";
-        Some(End::Failed(server_error(message)))
+    } else if snapshot.fruitless_attempts(claimed.attempt) > shared.config.max_attempts {
+        Some(End::Failed(crashed()))
     } else {
         unfit(snapshot.status(), &turns, &input).map(End::Failed)
     };
@@ -86,7 +85,7 @@ pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String
         agent,
         stamps,
         run,
-        starts: true,
+        starts: Starts::of_attempt(claimed.attempt),
         input,
         turns,
         instructions: request.instructions,
@@ -123,6 +122,14 @@ pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String
         }
     });
     Ok(())
+}
+
+/// Why a run is given up that processes die of. The code is one of OpenAI's, which clients may know a closed list of;
+/// ours is in the message.
+fn crashed() -> ResponseError {
+    server_error(
+        "The run was given up: each server that executed it died before it got any further (run_crashed).",
+    )
 }
 
 /// Why no model can be asked for a run that waited: what it continues from does not fit its input.

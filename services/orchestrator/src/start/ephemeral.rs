@@ -17,7 +17,7 @@ use tonic::Status;
 
 use super::{Updates, admitted, choice, message, parameters, place};
 use crate::admission::{Admission, Admitted, Asked, Limit, admit};
-use crate::execution::{Asking, Ephemeral, Execution, Listings, Sink};
+use crate::execution::{Asking, Ephemeral, Execution, Listings, Sink, Starts};
 use crate::request_mcp::{Credentials, check_labels, servers};
 use crate::service::Shared;
 
@@ -76,7 +76,7 @@ pub async fn start_ephemeral(
         listings: Listings::ToShow,
         agent,
         run,
-        starts: false,
+        starts: Starts::Began,
         input,
         turns,
         instructions,

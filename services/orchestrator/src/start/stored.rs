@@ -18,7 +18,7 @@ use super::{Updates, admitted, choice, message, parameters, place};
 use crate::active::ActiveRun;
 use crate::admission::{self, Admission, Admitted, Asked, Limit, Refusal, admit, may_wait};
 use crate::agents::Agent;
-use crate::execution::{self, Execution, Listings, Sink, Stored};
+use crate::execution::{self, Execution, Listings, Sink, Starts, Stored};
 use crate::feed::Feed;
 use crate::keys;
 use crate::request_mcp::{Credentials, check_labels, servers};
@@ -237,7 +237,11 @@ fn begin(shared: &Arc<Shared>, asking: Asking, ready: Ready, admitted: Admitted)
         listings: Listings::ToShow,
         agent: ready.agent,
         run: admitted.run,
-        starts: asking.request.background,
+        starts: if asking.request.background {
+            Starts::First
+        } else {
+            Starts::Began
+        },
         input: admitted.input,
         turns: admitted.turns,
         instructions: admitted.instructions,

@@ -15,8 +15,10 @@ use tower::util::BoxCloneSyncService;
 use super::member::{Member, SLOW};
 use super::{Error, Link};
 
-/// How long a call waits for a server that is well.
+/// How long a call waits for a server that is well: for any of them, and for the one that is meant. Whoever means one
+/// has to look soon whether it still is the one.
 const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE_WITH_ONE: Duration = Duration::from_millis(200);
 /// What calls that change nothing are named.
 const READS: [&str; 6] = ["Check", "Find", "Get", "List", "Load", "Read"];
 
@@ -26,7 +28,17 @@ pub struct Set {
     members: RwLock<Vec<Arc<Member>>>,
     /// Told when one becomes well.
     pub changed: Arc<Notify>,
+    patience: Patience,
     turn: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Patience(Duration);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(PATIENCE)
+    }
 }
 
 impl Set {
@@ -35,6 +47,7 @@ impl Set {
         Self {
             members: RwLock::new(vec![member]),
             changed,
+            patience: Patience(PATIENCE_WITH_ONE),
             turn: AtomicUsize::default(),
         }
     }
@@ -99,7 +112,7 @@ async fn call(set: Arc<Set>, request: Request<Body>) -> Result<Response<Body>, E
         )
     };
     let reads = only_reads(parts.uri.path());
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + set.patience.0;
     let mut tried = Vec::new();
     let mut outcome = Err(Error::unreachable());
     while let Some(member) = set.next(&tried, deadline).await {

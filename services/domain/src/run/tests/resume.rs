@@ -579,3 +579,45 @@ fn usage_is_the_sum_over_all_model_calls_and_attempts() {
         assert_eq!((usage.input_tokens, usage.total_tokens), (3, 3));
     }
 }
+
+#[test]
+fn processes_count_that_had_a_run_without_finishing_anything() {
+    let mut log = Vec::new();
+    let mut run = run();
+    let mut crash = |run: Run, events: Vec<ModelEvent>, attempt| {
+        let mut run = run;
+        for event in events {
+            run.on_model(event);
+        }
+        log.extend(run.take_events());
+        let snapshot = Snapshot::of(&log).unwrap();
+        let fruitless = snapshot.fruitless_attempts(attempt);
+        let mut run = Run::resume(ID, snapshot);
+        run.start_again(attempt);
+        (run, fruitless)
+    };
+    let text = || delta(0, Field::Text, "half of it");
+    let item = || {
+        vec![
+            delta(0, Field::Text, "all of it"),
+            done(0, json!({"type": "message"})),
+            delta(1, Field::Text, "and"),
+        ]
+    };
+    let mut counted = Vec::new();
+    let said = [
+        vec![text()],
+        vec![text()],
+        item(),
+        vec![text()],
+        Vec::new(),
+        item(),
+    ];
+    for (attempt, events) in (2..).zip(said) {
+        let (next, fruitless) = crash(run, events, attempt);
+        run = next;
+        counted.push(fruitless);
+    }
+
+    assert_eq!(counted, [2, 3, 1, 2, 3, 1]);
+}
