@@ -21,7 +21,7 @@ async fn events_flow_as_soon_as_a_killed_database_is_back() -> anyhow::Result<()
 #[ignore = "takes a minute"]
 async fn events_flow_as_soon_as_a_database_that_was_gone_for_a_minute_is_back() -> anyhow::Result<()>
 {
-    goes_for(Duration::from_secs(60)).await
+    goes_for(Duration::from_mins(1)).await
 }
 
 async fn goes_for(outage: Duration) -> anyhow::Result<()> {
