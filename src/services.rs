@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use secrecy::ExposeSecret;
 use talaria_domain::run::Choice;
 use talaria_gateway::{Cors, Gateway};
@@ -15,6 +15,8 @@ use talaria_runtime::link::{self, Replicas};
 use talaria_runtime::server::GrpcServer;
 use talaria_store::Store;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 
@@ -23,6 +25,8 @@ use crate::settings::{
 };
 
 /// How long gRPC calls may take to end when their server stops.
+/// How long the names of the stores may be unknown at the start.
+const NAMES: Duration = Duration::from_mins(1);
 const GRPC_GRACE: Duration = Duration::from_secs(5);
 
 /// All three services in this process.
@@ -139,9 +143,11 @@ pub async fn run_orchestrator(
     let server = server.with(runs).with(peers);
     // Callers reach their runs for as long as there are any.
     let stopped = CancellationToken::new();
-    let serving = server.serve(stop.clone(), stopped.clone(), GRPC_GRACE);
+    let (healthy, is_healthy) = watch::channel(true);
+    let serving = server.serve(is_healthy, stopped.clone(), GRPC_GRACE);
     let draining = async {
         stop.cancelled().await;
+        healthy.send_replace(false);
         orchestrator.stop(settings.runs.drain).await;
         stopped.cancel();
     };
@@ -163,7 +169,7 @@ pub async fn run_store(
     let service = InterceptedService::new(store.server(), guard);
     let outcome = server
         .with(service)
-        .serve(stop.clone(), stop, GRPC_GRACE)
+        .serve(store.is_healthy(), stop, GRPC_GRACE)
         .await;
     store.stop().await;
     outcome
@@ -223,27 +229,28 @@ async fn own_url(address: SocketAddr, stores: &[String]) -> anyhow::Result<Strin
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let mut own = None;
-    for uri in stores
-        .iter()
-        .filter_map(|url| url.parse::<http::Uri>().ok())
-    {
-        let host = uri.host().unwrap_or_default();
-        // Nothing is sent: it only chooses a route.
-        let socket = UdpSocket::bind((any, 0)).await?;
-        if socket
-            .connect((host, uri.port_u16().unwrap_or(80)))
-            .await
-            .is_ok()
-        {
-            own = Some(socket.local_addr()?.ip());
-            break;
+    let stores: Vec<http::Uri> = stores.iter().filter_map(|url| url.parse().ok()).collect();
+    let unknown = "cannot tell at which address others reach this process: say it with --advertise http://host:port";
+    // The stores may have yet to get their names.
+    let until = Instant::now() + NAMES;
+    loop {
+        for uri in &stores {
+            // Nothing is sent: it only chooses a route.
+            let socket = UdpSocket::bind((any, 0)).await?;
+            let host = uri.host().unwrap_or_default();
+            if socket
+                .connect((host, uri.port_u16().unwrap_or(80)))
+                .await
+                .is_ok()
+            {
+                let own = socket.local_addr()?.ip();
+                ensure!(!own.is_loopback(), unknown);
+                return Ok(format!("http://{}", SocketAddr::new(own, address.port())));
+            }
         }
+        ensure!(Instant::now() < until, unknown);
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    let own = own.context(
-        "cannot tell at which address others reach this process: say it with --advertise http://host:port",
-    )?;
-    Ok(format!("http://{}", SocketAddr::new(own, address.port())))
 }
 
 fn gateway_config(server: &Server) -> talaria_gateway::Config {

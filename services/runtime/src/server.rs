@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use subtle::ConstantTimeEq as _;
 use talaria_proto::v1::FILE_DESCRIPTOR_SET;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::Server;
@@ -75,10 +76,11 @@ impl GrpcServer {
         self
     }
 
-    /// Serves until `stop`, then lets calls end for at most `grace`. Says from `draining` on that it is not healthy.
+    /// Serves until `stop`, then lets calls end for at most `grace`. Tells whoever checks its health what `is_healthy`
+    /// says; once that has no sender any more, what it said last.
     pub async fn serve(
         self,
-        draining: CancellationToken,
+        mut is_healthy: watch::Receiver<bool>,
         stop: CancellationToken,
         grace: Duration,
     ) -> anyhow::Result<()> {
@@ -88,9 +90,16 @@ impl GrpcServer {
             token: _,
         } = self;
         let (health, health_service) = tonic_health::server::health_reporter();
-        health
-            .set_service_status("", tonic_health::ServingStatus::Serving)
-            .await;
+        let tell = async |is_healthy| {
+            let status = if is_healthy {
+                tonic_health::ServingStatus::Serving
+            } else {
+                tonic_health::ServingStatus::NotServing
+            };
+            health.set_service_status("", status).await;
+        };
+        let now = *is_healthy.borrow_and_update();
+        tell(now).await;
         routes.add_service(health_service);
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -108,16 +117,16 @@ impl GrpcServer {
                 TcpIncoming::from(listener).with_nodelay(Some(true)),
                 stop.clone().cancelled_owned(),
             );
-        let unhealthy = async {
-            draining.cancelled().await;
-            health
-                .set_service_status("", tonic_health::ServingStatus::NotServing)
-                .await;
+        let telling = async {
+            while is_healthy.changed().await.is_ok() {
+                let now = *is_healthy.borrow_and_update();
+                tell(now).await;
+            }
             std::future::pending().await
         };
         tokio::select! {
             served = with_grace(serving, stop, grace) => served.context("serving gRPC"),
-            never = unhealthy => never,
+            never = telling => never,
         }
     }
 }

@@ -111,6 +111,11 @@ impl Database {
         Ok(self.pool.get().await?)
     }
 
+    /// Whether nobody gets a new connection at the moment.
+    pub fn is_away(&self) -> bool {
+        self.server.door.is_shut()
+    }
+
     /// Bounds a trip to the database. One that nobody heard the end of leaves a connection behind that may lead nowhere.
     pub async fn trip<T>(&self, trip: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         self.trip_within(DEADLINE, trip).await

@@ -25,6 +25,7 @@ use talaria_proto::v1::{
 };
 use talaria_runtime::error::Reason;
 use talaria_runtime::link::MAX_MESSAGE_BYTES;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
@@ -51,6 +52,9 @@ const WRITE_CONNECTIONS: usize = 4;
 /// Connections for renewing and ending leases: two, so that one that hangs keeps nobody from living on.
 const LEASE_CONNECTIONS: usize = 2;
 
+/// How often it is looked whether the database is there.
+const HEALTH_LOOK: Duration = Duration::from_millis(250);
+
 /// The store service. Clones share everything.
 #[derive(Clone)]
 pub struct Store {
@@ -73,6 +77,7 @@ struct Inner {
     first_appends: Lane<Append>,
     ends: Lane<Finish>,
     upkeep: Arc<Upkeep>,
+    healthy: watch::Sender<bool>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -88,6 +93,12 @@ impl Store {
         let stop = CancellationToken::new();
         let upkeep = Arc::new(Upkeep::new(config));
         maintenance::start(&database, &upkeep, &stop, &tasks);
+        let healthy = watch::Sender::new(true);
+        tasks.spawn(watch_health(
+            database.clone(),
+            healthy.clone(),
+            stop.clone(),
+        ));
         let inner = Inner {
             admissions: Lane::start(&lanes, writers, Duration::ZERO, &tasks),
             keyed_admissions: Lane::start(&lanes, writers, Duration::ZERO, &tasks),
@@ -98,12 +109,18 @@ impl Store {
             writes: server.pool(WRITE_CONNECTIONS)?,
             leases: server.pool(LEASE_CONNECTIONS)?,
             upkeep,
+            healthy,
             tasks,
             stop,
         };
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// Whether the database lets this store in, and it is not stopping.
+    pub fn is_healthy(&self) -> watch::Receiver<bool> {
+        self.inner.healthy.subscribe()
     }
 
     pub(crate) fn database(&self) -> &Database {
@@ -129,6 +146,24 @@ impl Store {
         inner.tasks.close();
         inner.tasks.wait().await;
     }
+}
+
+/// Tells whether the database lets the store in. While it does not, it is asked again and again, since nobody else may
+/// come to a store that says so.
+async fn watch_health(database: Database, healthy: watch::Sender<bool>, stop: CancellationToken) {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(HEALTH_LOOK))
+        .await
+        .is_some()
+    {
+        let is_well = !database.is_away() || database_ready(&database).await.is_ok();
+        healthy.send_if_modified(|was| std::mem::replace(was, is_well) != is_well);
+    }
+    healthy.send_replace(false);
+}
+
+async fn database_ready(database: &Database) -> Result<(), Error> {
+    read(database, "SELECT 1", &[]).await.map(drop)
 }
 
 pub fn run_lost() -> Status {
@@ -538,7 +573,7 @@ impl StoreService for Store {
         &self,
         _: Request<CheckReadyRequest>,
     ) -> Result<Response<CheckReadyResponse>, Status> {
-        read(&self.inner.database, "SELECT 1", &[]).await?;
+        database_ready(&self.inner.database).await?;
         Ok(Response::new(CheckReadyResponse {}))
     }
 }

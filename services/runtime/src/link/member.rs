@@ -1,7 +1,7 @@
 //! One server of a service: its connection, what it has to do, and whether it is well.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tower::ServiceExt as _;
 
@@ -30,6 +31,8 @@ const PROBE: Duration = Duration::from_secs(2);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// A call that its caller gives up after this long without an answer makes its server suspect.
 pub const SLOW: Duration = Duration::from_millis(1500);
+/// `UNAVAILABLE`, as it is on the wire.
+const UNAVAILABLE: &[u8] = b"14";
 
 /// One server.
 #[derive(Debug)]
@@ -45,10 +48,40 @@ pub struct Member {
 
 #[derive(Debug)]
 struct State {
-    is_well: AtomicBool,
+    /// A [`Health`].
+    health: AtomicU8,
     calls: AtomicUsize,
-    /// Told when the server becomes well.
+    /// Told when the server answers again.
     changed: Arc<Notify>,
+}
+
+/// How a server is, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Health {
+    Serves,
+    /// It says that it stops, or lacks what it needs. It may have something to say all the same.
+    Refuses,
+    Silent,
+}
+
+impl State {
+    fn health(&self) -> Health {
+        match self.health.load(Ordering::Acquire) {
+            0 => Health::Serves,
+            1 => Health::Refuses,
+            _ => Health::Silent,
+        }
+    }
+
+    /// Sets it, and tells whether it served before.
+    fn set(&self, health: Health) -> bool {
+        let before = self.health.swap(health as u8, Ordering::AcqRel);
+        if health < Health::Silent {
+            self.changed.notify_waiters();
+        }
+        before == Health::Serves as u8
+    }
 }
 
 impl Member {
@@ -66,7 +99,7 @@ impl Member {
             .http2_keep_alive_interval(KEEPALIVE.0)
             .keep_alive_timeout(KEEPALIVE.1);
         let state = State {
-            is_well: AtomicBool::new(false),
+            health: AtomicU8::new(Health::Silent as u8),
             calls: AtomicUsize::new(0),
             changed,
         };
@@ -83,8 +116,8 @@ impl Member {
     }
 
     /// Whether it can be given calls.
-    pub fn is_well(&self) -> bool {
-        self.state.is_well.load(Ordering::Acquire)
+    pub fn health(&self) -> Health {
+        self.state.health()
     }
 
     /// Calls that it has not finished, streams included.
@@ -105,7 +138,12 @@ impl Member {
         let answer = self.channel.clone().oneshot(request).await;
         call.is_answered = true;
         match answer {
-            Ok(answer) => Ok(answer.map(|body| Body::new(Answer { body, _call: call }))),
+            Ok(answer) => {
+                if is_unavailable(&answer) && self.state.set(Health::Refuses) {
+                    self.watch();
+                }
+                Ok(answer.map(|body| Body::new(Answer { body, call })))
+            }
             Err(error) => {
                 self.suspect();
                 Err(error.into())
@@ -115,7 +153,10 @@ impl Member {
 
     /// Gives it no more calls until it says that it is well.
     pub fn suspect(&self) {
-        if self.state.is_well.swap(false, Ordering::AcqRel) {
+        let before = self.state.health();
+        self.state.set(Health::Silent);
+        // Otherwise it is being asked already.
+        if before == Health::Serves {
             self.watch();
         }
     }
@@ -124,34 +165,44 @@ impl Member {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        let probing = probe_until_well(self.endpoint.clone(), Arc::clone(&self.state));
+        let probing = probe_until_it_serves(self.endpoint.clone(), Arc::clone(&self.state));
         let probing = AbortOnDropHandle::new(runtime.spawn(probing));
         *self.probe.lock().unwrap_or_else(PoisonError::into_inner) = Some(probing);
     }
 }
 
-async fn probe_until_well(endpoint: Endpoint, state: Arc<State>) {
+async fn probe_until_it_serves(endpoint: Endpoint, state: Arc<State>) {
     let mut pause = PAUSES.0;
-    while !probe(&endpoint).await {
+    loop {
+        let health = probe(&endpoint).await;
+        state.set(health);
+        if health == Health::Serves {
+            return;
+        }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
     }
-    state.is_well.store(true, Ordering::Release);
-    state.changed.notify_waiters();
 }
 
-/// Whether a server says on a new connection how it is: one that is frozen takes connections, too.
-///
-/// One that says it stops still has what it has, and refuses what it does not take.
-async fn probe(endpoint: &Endpoint) -> bool {
+/// What a server says on a new connection: one that is frozen takes connections, too.
+async fn probe(endpoint: &Endpoint) -> Health {
     let asking = async {
         let channel = endpoint.connect().await.ok()?;
         let mut health = HealthClient::new(channel);
         let answer = health.check(HealthCheckRequest::default()).await.ok()?;
-        Some(answer.into_inner())
+        Some(answer.into_inner().status())
     };
-    let answer = tokio::time::timeout(PROBE, asking).await;
-    answer.is_ok_and(|answer| answer.is_some())
+    match tokio::time::timeout(PROBE, asking).await {
+        Ok(Some(ServingStatus::Serving)) => Health::Serves,
+        Ok(Some(_)) => Health::Refuses,
+        Ok(None) | Err(_) => Health::Silent,
+    }
+}
+
+/// Whether a server answers that it cannot do what it is for.
+pub fn is_unavailable(answer: &Response<Body>) -> bool {
+    let status = answer.headers().get("grpc-status");
+    status.is_some_and(|status| status.as_bytes() == UNAVAILABLE)
 }
 
 /// A call that is counted.
@@ -184,7 +235,7 @@ impl Drop for Call {
 /// The body of an answer, which counts as a call until it ends.
 struct Answer {
     body: Body,
-    _call: Call,
+    call: Call,
 }
 
 impl http_body::Body for Answer {
@@ -195,7 +246,11 @@ impl http_body::Body for Answer {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Err(_))) = polled {
+            self.call.member.suspect();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,6 +1,6 @@
 //! All the processes that serve one service, found by a list of addresses or by name.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Link;
-use super::member::Member;
+use super::member::{Health, Member};
 use super::set::Set;
 
 /// How often names are looked up: while a server is well, and while none is.
@@ -35,6 +35,8 @@ struct Remote {
     bearer: Option<http::HeaderValue>,
     listed: Vec<Uri>,
     set: Arc<Set>,
+    /// The addresses behind each name, as it was last looked up.
+    found: Mutex<BTreeMap<String, Vec<String>>>,
     /// Asked for by address, not on the list.
     others: Mutex<HashMap<String, Arc<Member>>>,
     /// Looks names up for as long as this, or a link made from it, is there.
@@ -58,6 +60,7 @@ impl Replicas {
             bearer: bearer.transpose()?,
             listed: listed?,
             set: Arc::default(),
+            found: Mutex::default(),
             others: Mutex::default(),
             look_up: OnceLock::new(),
         });
@@ -134,18 +137,22 @@ impl Remote {
         Ok(())
     }
 
-    /// Looks the names up. One that cannot be looked up leaves everything as it is.
+    /// Looks the names up, all at once. One that cannot be looked up keeps the addresses that it had.
     async fn look_up(&self) {
-        let mut found = Vec::new();
-        for uri in self.listed.iter().filter(|uri| is_name(uri)) {
-            let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
-            let looking = tokio::net::lookup_host((host, port));
-            match tokio::time::timeout(LOOK_UP_TAKES, looking).await {
-                Ok(Ok(addresses)) => found.extend(addresses.map(|at| format!("http://{at}"))),
-                Ok(Err(error)) => return tracing::debug!(host, %error, "could not look a name up"),
-                Err(_) => return tracing::debug!(host, "looking a name up took too long"),
+        let names = self.listed.iter().filter(|uri| is_name(uri));
+        let found = futures::future::join_all(names.map(addresses)).await;
+        let mut known = self
+            .found
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for (uri, addresses) in self.listed.iter().filter(|uri| is_name(uri)).zip(found) {
+            if let Some(addresses) = addresses {
+                known.insert(plain(uri), addresses);
             }
         }
+        let found: Vec<String> = known.values().flatten().cloned().collect();
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = known;
         if let Err(error) = self.show(&found) {
             tracing::warn!(%error, "an address cannot be used");
         }
@@ -167,7 +174,7 @@ impl Remote {
         }
         if others.len() >= OTHERS {
             // Those that are gone are not asked for ever.
-            others.retain(|_, member| member.is_well() || member.calls() > 0);
+            others.retain(|_, member| member.health() != Health::Silent || member.calls() > 0);
         }
         if others.len() >= OTHERS {
             others.retain(|_, member| member.calls() > 0);
@@ -194,6 +201,22 @@ async fn look_up_again(remote: Weak<Remote>) {
             if is_well { LOOK_UP.0 } else { LOOK_UP.1 }
         };
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// The addresses behind a name; none if they cannot be told.
+async fn addresses(uri: &Uri) -> Option<Vec<String>> {
+    let (host, port) = (uri.host()?, uri.port_u16().unwrap_or(80));
+    match tokio::time::timeout(LOOK_UP_TAKES, tokio::net::lookup_host((host, port))).await {
+        Ok(Ok(addresses)) => Some(addresses.map(|at| format!("http://{at}")).collect()),
+        Ok(Err(error)) => {
+            tracing::debug!(host, %error, "could not look a name up");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(host, "looking a name up took too long");
+            None
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 
-use super::member::{Member, SLOW};
+use super::member::{Health, Member, SLOW, is_unavailable};
 use super::{Error, Link};
 
 /// How long a call waits for a server that is well: for any of them, and for the one that is meant. Whoever means one
@@ -64,15 +64,16 @@ impl Set {
             .clone()
     }
 
-    /// Those that are well, the least busy first; among equals, each is first in turn.
+    /// Those that can be given calls, the least busy first; among equals, each is first in turn. Those that say that they
+    /// do not serve at the moment come last.
     pub fn by_load(&self) -> Vec<Arc<Member>> {
         let mut members = self.members();
-        members.retain(|member| member.is_well());
+        members.retain(|member| member.health() != Health::Silent);
         if !members.is_empty() {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed) % members.len();
             members.rotate_left(turn);
         }
-        members.sort_by_key(|member| member.calls());
+        members.sort_by_key(|member| (member.health(), member.calls()));
         members
     }
 
@@ -116,18 +117,29 @@ async fn call(set: Arc<Set>, request: Request<Body>) -> Result<Response<Body>, E
     let mut tried = Vec::new();
     let mut outcome = Err(Error::unreachable());
     while let Some(member) = set.next(&tried, deadline).await {
-        let others = set.members().len() > tried.len() + 1;
+        let others = || {
+            let is_tried = |other: &Arc<Member>| {
+                let mut tried = tried.iter().chain([&member]);
+                tried.any(|tried| Arc::ptr_eq(tried, other))
+            };
+            let mut members = set.members().into_iter();
+            members.any(|other| other.health() == Health::Serves && !is_tried(&other))
+        };
         let answer = member.call(request());
-        outcome = if reads && others {
+        outcome = if reads && others() {
             let answer = tokio::time::timeout(SLOW, answer).await;
             answer.unwrap_or_else(|_| Err(Error::silent()))
         } else {
             answer.await
         };
-        match &outcome {
-            Err(error) if reads || error.is_unsent() => tried.push(member),
-            Ok(_) | Err(_) => break,
+        let goes_on = match &outcome {
+            Ok(answer) => reads && is_unavailable(answer) && others(),
+            Err(error) => reads || error.is_unsent(),
+        };
+        if !goes_on {
+            break;
         }
+        tried.push(member);
     }
     outcome
 }

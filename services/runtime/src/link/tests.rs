@@ -1,15 +1,19 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use tower::{Service, ServiceExt as _};
 
 use super::{Error, Link, Replicas, is_unsent};
@@ -20,6 +24,7 @@ use crate::server::GrpcServer;
 struct Named {
     name: &'static str,
     may_answer: Arc<Semaphore>,
+    is_unavailable: Arc<AtomicBool>,
 }
 
 impl NamedService for Named {
@@ -43,7 +48,13 @@ impl Service<Request<Body>> for Named {
         Box::pin(async move {
             let may = named.may_answer.acquire().await;
             drop(may);
-            let mut answer = Status::ok("").into_http::<Body>();
+            let is_unavailable = named.is_unavailable.load(Ordering::SeqCst);
+            let status = if is_unavailable {
+                Status::unavailable("")
+            } else {
+                Status::ok("")
+            };
+            let mut answer = status.into_http::<Body>();
             answer
                 .headers_mut()
                 .insert("name", http::HeaderValue::from_static(named.name));
@@ -55,6 +66,8 @@ impl Service<Request<Body>> for Named {
 struct Running {
     address: SocketAddr,
     may_answer: Arc<Semaphore>,
+    is_unavailable: Arc<AtomicBool>,
+    healthy: watch::Sender<bool>,
     stop: CancellationToken,
     _stops: DropGuard,
     serving: JoinSet<anyhow::Result<()>>,
@@ -79,17 +92,22 @@ async fn start(name: &'static str, address: Option<SocketAddr>) -> anyhow::Resul
     let server = GrpcServer::bind(address, None).await?;
     let address = server.address()?;
     let may_answer = Arc::new(Semaphore::new(1));
+    let is_unavailable = Arc::new(AtomicBool::new(false));
     let named = Named {
         name,
         may_answer: Arc::clone(&may_answer),
+        is_unavailable: Arc::clone(&is_unavailable),
     };
     let stop = CancellationToken::new();
+    let (healthy, is_healthy) = watch::channel(true);
     let serving = server
         .with(named)
-        .serve(stop.clone(), stop.clone(), Duration::ZERO);
+        .serve(is_healthy, stop.clone(), Duration::ZERO);
     Ok(Running {
         address,
         may_answer,
+        is_unavailable,
+        healthy,
         _stops: stop.clone().drop_guard(),
         stop,
         serving: JoinSet::from_iter([serving]),
@@ -203,5 +221,51 @@ async fn a_server_can_be_asked_by_its_address() -> anyhow::Result<()> {
         assert_eq!(ask(&link, "Change").await?, name);
     }
     assert!(replicas.at("no address").is_none());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_serve_is_asked_when_no_other_is_there() -> anyhow::Result<()> {
+    let (first, second) = (start("first", None).await?, start("second", None).await?);
+    first.healthy.send_replace(false);
+    let replicas = Replicas::remote(&[first.url(), second.url()], None)?;
+    while replicas.each().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+
+    for _ in 0..3 {
+        assert_eq!(ask(&replicas.link(), "Change").await?, "second");
+    }
+    second.end().await?;
+    while ask(&replicas.link(), "GetIt").await? != "first" {}
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_only_reads_goes_on_from_a_server_that_cannot_answer() -> anyhow::Result<()> {
+    let (first, second) = (start("first", None).await?, start("second", None).await?);
+    let replicas = Replicas::remote(&[first.url(), second.url()], None)?;
+    while replicas.each().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    first.is_unavailable.store(true, Ordering::SeqCst);
+    first.healthy.send_replace(false);
+    let channel = tonic::transport::Endpoint::from_shared(first.url())?
+        .connect()
+        .await?;
+    let mut health = HealthClient::new(channel);
+    let mut status = ServingStatus::Serving;
+    while status == ServingStatus::Serving {
+        let answer = health.check(HealthCheckRequest::default()).await?;
+        status = answer.into_inner().status();
+    }
+
+    for _ in 0..4 {
+        assert_eq!(ask(&replicas.link(), "GetIt").await?, "second");
+    }
+    // By now that is known, and changes are not tried there.
+    for _ in 0..4 {
+        assert_eq!(ask(&replicas.link(), "Change").await?, "second");
+    }
     Ok(())
 }
