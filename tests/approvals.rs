@@ -11,6 +11,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use talaria_testkit::check;
 use talaria_testkit::deadline::within;
+use talaria_testkit::postgres::{Proxy, TestDatabase};
 use talaria_testkit::sse;
 use talaria_testkit::stack::{ApiKind, Options, Stack};
 use talaria_testkit::upstream::{ChatStream, ResponsesStream, Script};
@@ -326,6 +327,39 @@ async fn of_answers_that_come_at_once_the_first_counts() -> anyhow::Result<()> {
     assert_eq!(run["status"], "completed");
     let called = usize::from(taken[0].body["choice"] == "once");
     assert_eq!(asking.calls().len(), called);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_decision_whose_answer_from_the_database_is_lost_is_taken() -> anyhow::Result<()> {
+    let database = TestDatabase::empty().await?;
+    let proxy = Proxy::start(&database.url).await?;
+    let directory = tempfile::tempdir()?;
+    let log = directory.path().join("log");
+    let options = Options {
+        database_url: Some(proxy.url()),
+        ..options(ApiKind::Responses, "", &log)
+    };
+    let asking = Asking {
+        stack: Stack::serve_with(TALARIA, options).await?,
+        log,
+        _directory: directory,
+    };
+    asking.script(ApiKind::Responses, &["now"]);
+    let id = start(&asking.stack, &json!({"input": "Do it."})).await?;
+    asking.waits_as_a_row(&id).await?;
+
+    proxy.cut_after_commit("-- approval_insert");
+    let answer = asking.approve(&id, json!({"choice": "once"})).await?;
+
+    proxy.has_cut(1).await?;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(
+        asking.approve(&id, json!({"choice": "once"})).await?.status,
+        409
+    );
+    assert_eq!(ended(&asking.stack, &id).await?["status"], "completed");
+    assert_eq!(asking.calls(), ["now"]);
     Ok(())
 }
 

@@ -39,42 +39,49 @@ pub enum Started {
         created: Box<pb::Response>,
         updates: Streaming<StartRunResponse>,
     },
-    /// The idempotency key names this response: nothing was started.
-    Replayed { id: String },
+    /// The idempotency key names a response, which stood so: nothing was started.
+    Replayed { found: Box<GetResponseResponse> },
+}
+
+/// What an orchestrator answers.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart as soon as it is there"
+)]
+enum Answer {
+    Started(Started),
+    /// The idempotency key names the response of this id.
+    Named(String),
 }
 
 /// Starts a run and waits until it is admitted.
 ///
 /// A key may name a response that is deleted at this moment: then it names none, and the run is started.
 pub async fn start_run(gateway: &Gateway, request: StartRunRequest) -> Result<Started, ApiError> {
-    if request.idempotency.is_none() {
-        return start_run_once(gateway, request).await;
-    }
     let tenant = Tenant(request.tenant.clone());
     for _ in 0..KEYED_TRIES {
-        let started = start_run_once(gateway, request.clone()).await?;
-        let Started::Replayed { id } = &started else {
-            return Ok(started);
+        if gateway.stop.is_cancelled() {
+            return Err(draining());
+        }
+        let id = match await_for(ADMISSION, admit(gateway, &request)).await? {
+            Answer::Started(started) => return Ok(started),
+            Answer::Named(id) => id,
         };
-        match get_response(gateway, &tenant, id).await {
+        match get_response(gateway, &tenant, &id).await {
+            Ok(found) => {
+                let found = Box::new(found);
+                return Ok(Started::Replayed { found });
+            }
             Err(status) if status.code() == Code::NotFound => {}
             Err(status) => return Err(status.into()),
-            Ok(_) => return Ok(started),
         }
     }
     let message = "The response of this Idempotency-Key is deleted at this moment.";
     Err(ApiError::unavailable("store_unavailable", message))
 }
 
-async fn start_run_once(gateway: &Gateway, request: StartRunRequest) -> Result<Started, ApiError> {
-    if gateway.stop.is_cancelled() {
-        return Err(draining());
-    }
-    Ok(await_for(ADMISSION, admit(gateway, request)).await?)
-}
-
 /// Has a run admitted by the orchestrator with the most room that takes it.
-async fn admit(gateway: &Gateway, request: StartRunRequest) -> Result<Started, Status> {
+async fn admit(gateway: &Gateway, request: &StartRunRequest) -> Result<Answer, Status> {
     let mut refusal = None;
     for runs in gateway.orchestrators.each() {
         match admit_at(runs, request.clone()).await {
@@ -90,18 +97,16 @@ async fn admit(gateway: &Gateway, request: StartRunRequest) -> Result<Started, S
     Err(refusal.unwrap_or_else(|| Reason::OrchestratorUnavailable.status("There is none.")))
 }
 
-async fn admit_at(mut runs: Runs, request: StartRunRequest) -> Result<Started, Status> {
+async fn admit_at(mut runs: Runs, request: StartRunRequest) -> Result<Answer, Status> {
     let mut updates = runs.start_run(request).await?.into_inner();
     match updates.message().await?.and_then(|first| first.message) {
         Some(Message::Admitted(pb::Admitted {
             response: Some(created),
-        })) => Ok(Started::New {
+        })) => Ok(Answer::Started(Started::New {
             created: Box::new(created),
             updates,
-        }),
-        Some(Message::Replayed(replayed)) => Ok(Started::Replayed {
-            id: replayed.response_id,
-        }),
+        })),
+        Some(Message::Replayed(replayed)) => Ok(Answer::Named(replayed.response_id)),
         _ => Err(Status::internal("a run began without its admission")),
     }
 }
@@ -194,6 +199,19 @@ pub async fn shown_end(
         end = events.last().map_or(end, |last| last.sequence_number + 1);
     }
     Ok(end)
+}
+
+/// The final response of a run that stood so a moment ago.
+pub async fn end_of(
+    gateway: &Gateway,
+    tenant: &Tenant,
+    found: GetResponseResponse,
+) -> Result<pb::Response, ApiError> {
+    let response = found.response.ok_or_else(ApiError::internal)?;
+    if has_ended(&response) {
+        return Ok(response);
+    }
+    wait_for_end(gateway, tenant, response.id).await
 }
 
 /// Waits for the end of a stored run.

@@ -19,7 +19,8 @@ use axum::{Extension, Json, Router};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::json;
 use talaria_proto::v1::{
-    self as pb, Approvals, Follow as FollowMode, Idempotency, StartRunRequest, StartRunResponse,
+    self as pb, Approvals, Follow as FollowMode, GetResponseResponse, Idempotency, StartRunRequest,
+    StartRunResponse,
 };
 use tonic::Streaming;
 
@@ -29,7 +30,7 @@ use self::ending::Trouble;
 use self::leave::Leaving;
 use self::request::{ChatRequest, chat_request};
 use self::stream::chunk_stream;
-use crate::calls::{Started, final_response, follow, get_response, start_run, wait_for_end};
+use crate::calls::{Started, end_of, final_response, follow, start_run};
 use crate::error::{ApiError, printable};
 use crate::events::Events;
 use crate::front::read_body;
@@ -79,8 +80,8 @@ async fn create_chat_completion(
         Started::New { created, updates } => {
             show_new(&gateway, &tenant, shown, keeping, *created, updates).await
         }
-        Started::Replayed { id } => {
-            let mut answer = show_replayed(&gateway, &tenant, shown, id).await?;
+        Started::Replayed { found } => {
+            let mut answer = show_replayed(&gateway, &tenant, shown, *found).await?;
             idempotency::put_replayed(answer.headers_mut());
             Ok(answer)
         }
@@ -198,18 +199,18 @@ async fn show_replayed(
     gateway: &Gateway,
     tenant: &Tenant,
     shown: Shown,
-    id: String,
+    found: GetResponseResponse,
 ) -> Result<Response, ApiError> {
     match shown {
         Shown::Stream(options) => {
-            let found = get_response(gateway, tenant, &id).await?;
             let response = found.response.ok_or_else(ApiError::internal)?;
-            let events = Events::Stored(Box::new(follow(gateway, tenant, &id, None)));
+            let events = follow(gateway, tenant, &response.id, None);
+            let events = Events::Stored(Box::new(events));
             let leaving = Leaving::changes_nothing(gateway, tenant);
             Ok(streamed(gateway, options, &response, events, leaving))
         }
         Shown::Whole { is_legacy } => {
-            let response = wait_for_end(gateway, tenant, id).await?;
+            let response = end_of(gateway, tenant, found).await?;
             Ok(whole(&response, is_legacy))
         }
     }

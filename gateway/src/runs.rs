@@ -17,8 +17,8 @@ use http::{HeaderMap, StatusCode, header};
 use talaria_domain::ids::ResponseId;
 use talaria_domain::run::has_ended;
 use talaria_proto::v1::{
-    self as pb, Approvals, DecideApprovalRequest, Follow as FollowMode, ReadEventsRequest,
-    RequestCancelRequest, StartRunRequest,
+    self as pb, Approvals, DecideApprovalRequest, Follow as FollowMode, GetResponseResponse,
+    ReadEventsRequest, RequestCancelRequest, StartRunRequest,
 };
 use talaria_runtime::error::Reason;
 use tonic::Status;
@@ -75,8 +75,8 @@ async fn create_run(
             let run = started_json(&created);
             Ok(with_session(json(StatusCode::ACCEPTED, run), &created))
         }
-        Started::Replayed { id } => {
-            let (_, found) = find(&gateway, &tenant, &id).await?;
+        Started::Replayed { found } => {
+            let found = Found::of(*found)?;
             let answer = json(StatusCode::ACCEPTED, replayed_json(&found.run));
             let mut answer = with_session(answer, &found.run.response);
             idempotency::put_replayed(answer.headers_mut());
@@ -239,6 +239,19 @@ struct Found {
     next_seq: u64,
 }
 
+impl Found {
+    fn of(found: GetResponseResponse) -> Result<Self, ApiError> {
+        let run = Run {
+            response: found.response.ok_or_else(ApiError::internal)?,
+            updated_at_ms: found.updated_at_ms,
+            stops: found.cancel_requested,
+            pending: found.pending_approvals,
+        };
+        let next_seq = found.next_sequence_number;
+        Ok(Self { run, next_seq })
+    }
+}
+
 /// The run as it stands.
 async fn find(
     gateway: &Gateway,
@@ -248,14 +261,7 @@ async fn find(
     let response_id = run_id(id)?;
     let found = get_response(gateway, tenant, &response_id.to_string()).await;
     let found = found.map_err(|status| run_error(id, status))?;
-    let run = Run {
-        response: found.response.ok_or_else(ApiError::internal)?,
-        updated_at_ms: found.updated_at_ms,
-        stops: found.cancel_requested,
-        pending: found.pending_approvals,
-    };
-    let next_seq = found.next_sequence_number;
-    Ok((response_id, Found { run, next_seq }))
+    Ok((response_id, Found::of(found)?))
 }
 
 fn shown(run: &Run) -> Response {

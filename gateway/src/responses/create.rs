@@ -14,7 +14,7 @@ use tonic::Streaming;
 
 use super::request::create_request;
 use super::{shown, sse, stored_events, with_session};
-use crate::calls::{Started, final_response, follow, get_response, start_run, wait_for_end};
+use crate::calls::{Started, end_of, final_response, follow, start_run};
 use crate::error::ApiError;
 use crate::events::Events;
 use crate::front::read_body;
@@ -48,9 +48,9 @@ pub async fn create_response(
         Started::New { created, updates } => {
             show_new(&gateway, &tenant, view, *created, updates).await
         }
-        Started::Replayed { id } => {
+        Started::Replayed { found } => {
             let is_sdk = sdk::is_strict(&headers);
-            let mut answer = show_replayed(&gateway, &tenant, view, id, is_sdk).await?;
+            let mut answer = show_replayed(&gateway, &tenant, view, *found, is_sdk).await?;
             idempotency::put_replayed(answer.headers_mut());
             Ok(answer)
         }
@@ -128,20 +128,16 @@ async fn show_replayed(
     gateway: &Gateway,
     tenant: &Tenant,
     view: View,
-    id: String,
+    found: GetResponseResponse,
     is_sdk: bool,
 ) -> Result<Response, ApiError> {
     Ok(match view {
         View::Stream => {
-            let found = get_response(gateway, tenant, &id).await?;
-            let (response, events) = replayed_events(gateway, tenant, &id, found, is_sdk)?;
+            let (response, events) = replayed_events(gateway, tenant, found, is_sdk)?;
             with_session(sse(gateway, events), &response)
         }
-        View::AtOnce => {
-            let found = get_response(gateway, tenant, &id).await?;
-            shown(&found.response.ok_or_else(ApiError::internal)?)
-        }
-        View::AtItsEnd => shown(&wait_for_end(gateway, tenant, id).await?),
+        View::AtOnce => shown(&found.response.ok_or_else(ApiError::internal)?),
+        View::AtItsEnd => shown(&end_of(gateway, tenant, found).await?),
     })
 }
 
@@ -150,11 +146,11 @@ async fn show_replayed(
 fn replayed_events(
     gateway: &Gateway,
     tenant: &Tenant,
-    id: &str,
     found: GetResponseResponse,
     is_sdk: bool,
 ) -> Result<(pb::Response, Events), ApiError> {
     let response = found.response.ok_or_else(ApiError::internal)?;
+    let id = &response.id;
     let last = found.next_sequence_number.checked_sub(1);
     let events = match last {
         Some(last) if !has_ended(&response) && !is_sdk => Events::AfterSnapshot {
