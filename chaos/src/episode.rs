@@ -32,6 +32,8 @@ const WARM: Duration = Duration::from_secs(3);
 const SETTLE: Duration = Duration::from_mins(1);
 /// How often it is looked whether all have.
 const LOOK: Duration = Duration::from_millis(200);
+/// What all prompts and all of the model's words begin with.
+const SAID: [char; 2] = ['⟦', '⟨'];
 /// Load after the last fault.
 const AFTER: Duration = Duration::from_secs(1);
 
@@ -272,7 +274,7 @@ async fn last_operations(cluster: &Cluster, name: &str) -> Vec<Violation> {
     violations
 }
 
-/// I-30: no process panics.
+/// I-29: no process logs what clients, models and tools say. I-30: none panics.
 async fn complaints(cluster: &Cluster) -> Vec<Violation> {
     let mut violations = Vec::new();
     for part in &cluster.parts {
@@ -280,6 +282,9 @@ async fn complaints(cluster: &Cluster) -> Vec<Violation> {
         for line in part.lines() {
             if line.contains("panicked at") {
                 violations.push(Violation::new("I-30", format!("{}: {line}", part.id)));
+            }
+            if line.contains(SAID) {
+                violations.push(Violation::new("I-29", format!("{}: {line}", part.id)));
             }
         }
     }

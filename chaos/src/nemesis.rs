@@ -27,6 +27,17 @@ pub enum FaultKind {
     Rolling,
 }
 
+impl FaultKind {
+    /// How often it is chosen, compared with others.
+    fn weight(self) -> usize {
+        match self {
+            Self::Kill => 4,
+            Self::Freeze | Self::KillAll | Self::Partition => 2,
+            Self::Terminate | Self::Edge | Self::Postgres | Self::Backends | Self::Rolling => 1,
+        }
+    }
+}
+
 /// One fault.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
@@ -83,11 +94,15 @@ pub fn schedule(
     length: Duration,
 ) -> Vec<Planned> {
     let count = random.between(2, 6);
+    let kinds: Vec<FaultKind> = kinds
+        .iter()
+        .flat_map(|kind| std::iter::repeat_n(*kind, kind.weight()))
+        .collect();
     let length_ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
     let mut planned: Vec<Planned> = (0..count)
         .map(|_| {
             let after = random.millis(0, length_ms * 3 / 4);
-            let kind = *random.pick(kinds);
+            let kind = *random.pick(&kinds);
             let fault = fault(random, world, kind);
             Planned { after, fault }
         })
