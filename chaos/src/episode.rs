@@ -42,6 +42,8 @@ const AFTER: Duration = Duration::from_secs(1);
 pub struct Settings {
     pub clients: usize,
     pub kinds: Vec<FaultKind>,
+    /// Faults of one episode.
+    pub most_faults: u64,
     /// How long faults are begun for.
     pub faults: Duration,
     /// Answers of the model in 100 that something goes wrong with.
@@ -120,6 +122,9 @@ pub async fn run(
         calls: cluster.model.calls(),
         executions: cluster.tools.executions(),
         gateways_drained: done.iter().any(|done| drains_gateways(&done.fault)),
+        gateways_untouched: !done
+            .iter()
+            .any(|done| touches_gateways(cluster, &done.fault)),
         zombies: cluster.options.zombies()
             + done
                 .iter()
@@ -182,7 +187,13 @@ async fn break_things(cluster: &Arc<Cluster>, settings: &Settings, seed: u64) ->
     let begun = Instant::now();
     let mut acts = JoinSet::new();
     if !settings.kinds.is_empty() {
-        for planned in nemesis::schedule(&mut random, world, &settings.kinds, settings.faults) {
+        for planned in nemesis::schedule(
+            &mut random,
+            world,
+            &settings.kinds,
+            settings.faults,
+            settings.most_faults,
+        ) {
             let cluster = Arc::clone(cluster);
             let seed = random.next();
             acts.spawn(async move {
@@ -289,6 +300,24 @@ async fn complaints(cluster: &Cluster) -> Vec<Violation> {
         }
     }
     violations
+}
+
+/// Whether a fault may break connections of clients.
+fn touches_gateways(cluster: &Cluster, fault: &Fault) -> bool {
+    let is_gateway = |id: &PartId| id.kind == Kind::Gateway;
+    match fault {
+        Fault::Kill(id, _)
+        | Fault::Freeze(id, _)
+        | Fault::Terminate(id)
+        | Fault::Partition(id, ..) => is_gateway(id),
+        Fault::Edge(place, ..) => {
+            let edge = cluster.proxies.get(*place);
+            edge.is_some_and(|edge| edge.to.as_ref().is_some_and(is_gateway))
+        }
+        Fault::KillAll(kind, _) => *kind == Kind::Gateway,
+        Fault::Rolling => true,
+        Fault::Postgres(_) | Fault::Terminations(_) | Fault::FreezeBackend(_) => false,
+    }
 }
 
 fn drains_gateways(fault: &Fault) -> bool {

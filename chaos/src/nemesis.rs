@@ -86,14 +86,15 @@ pub struct World<'a> {
     pub edges: usize,
 }
 
-/// 2 to 6 faults within `length`.
+/// 2 to 6 faults within `length`, or at most `most`.
 pub fn schedule(
     random: &mut Random,
     world: World<'_>,
     kinds: &[FaultKind],
     length: Duration,
+    most: u64,
 ) -> Vec<Planned> {
-    let count = random.between(2, 6);
+    let count = random.between(2, 6).min(most);
     let kinds: Vec<FaultKind> = kinds
         .iter()
         .flat_map(|kind| std::iter::repeat_n(*kind, kind.weight()))
@@ -192,6 +193,7 @@ mod tests {
                 world,
                 FaultKind::value_variants(),
                 Duration::from_secs(15),
+                6,
             );
             format!("{planned:?}")
         };
