@@ -100,6 +100,8 @@ pub struct Facts {
     pub shown: HashMap<String, Vec<Shown>>,
     /// Whether gateways were asked to end, which ends streams without their last event.
     pub gateways_drained: bool,
+    /// Whether nothing was done to gateways, so that no connection of a client has a reason to break.
+    pub gateways_untouched: bool,
     /// How often orchestrators may have gone on without knowing that they had lost their runs.
     pub zombies: usize,
 }

@@ -117,7 +117,11 @@ impl Client {
             steps,
             tokens: usize::try_from(random.between(5, 60)).unwrap_or_default(),
             pace_ms: random.between(20, 70),
-            tool_ms: random.between(10, 800),
+            tool_ms: if random.chance(60) {
+                random.between(10, 300)
+            } else {
+                random.between(300, 2500)
+            },
         };
         let model = if random.chance(25) { "kept" } else { "plain" };
         Creation {

@@ -32,6 +32,8 @@ const WARM: Duration = Duration::from_secs(3);
 const SETTLE: Duration = Duration::from_mins(1);
 /// How often it is looked whether all have.
 const LOOK: Duration = Duration::from_millis(200);
+/// What all prompts and all of the model's words begin with.
+const SAID: [char; 2] = ['⟦', '⟨'];
 /// Load after the last fault.
 const AFTER: Duration = Duration::from_secs(1);
 
@@ -40,6 +42,8 @@ const AFTER: Duration = Duration::from_secs(1);
 pub struct Settings {
     pub clients: usize,
     pub kinds: Vec<FaultKind>,
+    /// Faults of one episode.
+    pub most_faults: u64,
     /// How long faults are begun for.
     pub faults: Duration,
     /// Answers of the model in 100 that something goes wrong with.
@@ -118,6 +122,9 @@ pub async fn run(
         calls: cluster.model.calls(),
         executions: cluster.tools.executions(),
         gateways_drained: done.iter().any(|done| drains_gateways(&done.fault)),
+        gateways_untouched: !done
+            .iter()
+            .any(|done| touches_gateways(cluster, &done.fault)),
         zombies: cluster.options.zombies()
             + done
                 .iter()
@@ -180,7 +187,13 @@ async fn break_things(cluster: &Arc<Cluster>, settings: &Settings, seed: u64) ->
     let begun = Instant::now();
     let mut acts = JoinSet::new();
     if !settings.kinds.is_empty() {
-        for planned in nemesis::schedule(&mut random, world, &settings.kinds, settings.faults) {
+        for planned in nemesis::schedule(
+            &mut random,
+            world,
+            &settings.kinds,
+            settings.faults,
+            settings.most_faults,
+        ) {
             let cluster = Arc::clone(cluster);
             let seed = random.next();
             acts.spawn(async move {
@@ -272,7 +285,7 @@ async fn last_operations(cluster: &Cluster, name: &str) -> Vec<Violation> {
     violations
 }
 
-/// I-30: no process panics.
+/// I-29: no process logs what clients, models and tools say. I-30: none panics.
 async fn complaints(cluster: &Cluster) -> Vec<Violation> {
     let mut violations = Vec::new();
     for part in &cluster.parts {
@@ -281,9 +294,30 @@ async fn complaints(cluster: &Cluster) -> Vec<Violation> {
             if line.contains("panicked at") {
                 violations.push(Violation::new("I-30", format!("{}: {line}", part.id)));
             }
+            if line.contains(SAID) {
+                violations.push(Violation::new("I-29", format!("{}: {line}", part.id)));
+            }
         }
     }
     violations
+}
+
+/// Whether a fault may break connections of clients.
+fn touches_gateways(cluster: &Cluster, fault: &Fault) -> bool {
+    let is_gateway = |id: &PartId| id.kind == Kind::Gateway;
+    match fault {
+        Fault::Kill(id, _)
+        | Fault::Freeze(id, _)
+        | Fault::Terminate(id)
+        | Fault::Partition(id, ..) => is_gateway(id),
+        Fault::Edge(place, ..) => {
+            let edge = cluster.proxies.get(*place);
+            edge.is_some_and(|edge| edge.to.as_ref().is_some_and(is_gateway))
+        }
+        Fault::KillAll(kind, _) => *kind == Kind::Gateway,
+        Fault::Rolling => true,
+        Fault::Postgres(_) | Fault::Terminations(_) | Fault::FreezeBackend(_) => false,
+    }
 }
 
 fn drains_gateways(fault: &Fault) -> bool {

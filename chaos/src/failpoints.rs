@@ -21,7 +21,8 @@ pub const USUAL: &str = "\
     tool.after_intent=0.5:crash;\
     tool.after_intent=0.5:sleep 2000;\
     tool.after_reply_before_result=0.5:crash;\
-    lease.renew=5:error";
+    lease.renew=5:error;\
+    lease.renew=0.5:sleep 12000";
 
 /// For bugs that need a writer that stalls: at the moments at which the usual ones rarely do.
 const STALLING: &str = "\

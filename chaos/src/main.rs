@@ -76,6 +76,9 @@ struct Flags {
     /// Kinds of faults [default: all of them]; `none` for none
     #[arg(long, global = true, value_delimiter = ',')]
     faults: Option<Vec<String>>,
+    /// Faults of one episode at most
+    #[arg(long, global = true, default_value_t = 6)]
+    most_faults: u64,
     /// Seconds in which faults begin
     #[arg(long, global = true, default_value_t = 15)]
     fault_seconds: u64,
@@ -267,6 +270,7 @@ fn settings(flags: &Flags) -> anyhow::Result<Settings> {
     Ok(Settings {
         clients: flags.clients,
         kinds,
+        most_faults: flags.most_faults,
         faults: Duration::from_secs(flags.fault_seconds),
         trouble_percent: flags.trouble_percent,
         keep: flags.directory.clone(),

@@ -27,6 +27,17 @@ pub enum FaultKind {
     Rolling,
 }
 
+impl FaultKind {
+    /// How often it is chosen, compared with others.
+    fn weight(self) -> usize {
+        match self {
+            Self::Kill => 4,
+            Self::Freeze | Self::KillAll | Self::Partition => 2,
+            Self::Terminate | Self::Edge | Self::Postgres | Self::Backends | Self::Rolling => 1,
+        }
+    }
+}
+
 /// One fault.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
@@ -75,19 +86,24 @@ pub struct World<'a> {
     pub edges: usize,
 }
 
-/// 2 to 6 faults within `length`.
+/// 2 to 6 faults within `length`, or at most `most`.
 pub fn schedule(
     random: &mut Random,
     world: World<'_>,
     kinds: &[FaultKind],
     length: Duration,
+    most: u64,
 ) -> Vec<Planned> {
-    let count = random.between(2, 6);
+    let count = random.between(2, 6).min(most);
+    let kinds: Vec<FaultKind> = kinds
+        .iter()
+        .flat_map(|kind| std::iter::repeat_n(*kind, kind.weight()))
+        .collect();
     let length_ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
     let mut planned: Vec<Planned> = (0..count)
         .map(|_| {
             let after = random.millis(0, length_ms * 3 / 4);
-            let kind = *random.pick(kinds);
+            let kind = *random.pick(&kinds);
             let fault = fault(random, world, kind);
             Planned { after, fault }
         })
@@ -177,6 +193,7 @@ mod tests {
                 world,
                 FaultKind::value_variants(),
                 Duration::from_secs(15),
+                6,
             );
             format!("{planned:?}")
         };

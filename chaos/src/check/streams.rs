@@ -48,6 +48,18 @@ pub fn check(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
             );
         }
     }
+    if facts.gateways_untouched {
+        for op in view.ops.values().filter(|op| !op.frames.is_empty()) {
+            if let Some(why) = op.broke {
+                let response = op.response.as_deref().unwrap_or("-");
+                let what = format!(
+                    "the stream broke, though nobody touched a gateway: {why} (request {})",
+                    op.number
+                );
+                violations.push(Violation::new("I-12", what).of(response));
+            }
+        }
+    }
     for ((response, seq), (raw, op)) in seen {
         let Some(shown) = facts.shown.get(response) else {
             continue;

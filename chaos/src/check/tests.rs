@@ -154,7 +154,7 @@ fn an_episode_in_which_all_is_well_has_no_violations() {
 type Change = fn(&mut Facts);
 
 /// What breaks which invariant.
-const CHANGES: [(&str, Change); 24] = [
+const CHANGES: [(&str, Change); 25] = [
     ("I-1", |facts| asked(facts, 1, Action::Get, 404, json!({}))),
     ("I-1", |facts| {
         asked(facts, 1, Action::Delete, 200, json!({}));
@@ -236,6 +236,12 @@ const CHANGES: [(&str, Change); 24] = [
         // The last event, which stands before the end of the stream.
         let place = facts.entries.len() - 2;
         facts.entries.remove(place);
+    }),
+    ("I-12", |facts| {
+        facts.gateways_untouched = true;
+        facts.entries.pop();
+        let why = String::new();
+        push(facts, What::Broken { op: 0, why });
     }),
     ("I-13", |facts| {
         facts.executions = vec![

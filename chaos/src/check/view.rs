@@ -29,6 +29,8 @@ pub struct Op<'a> {
     pub saw_last: bool,
     /// The stream ended in an orderly way: with the mark of the end, or without.
     pub ended: Option<bool>,
+    /// Why it broke off.
+    pub broke: Option<&'a str>,
 }
 
 /// Requests by number, and what is known of each response.
@@ -77,6 +79,7 @@ impl<'a> View<'a> {
                     frames: Vec::new(),
                     saw_last: false,
                     ended: None,
+                    broke: None,
                 };
                 ops.insert(*op, begun);
                 continue;
@@ -107,7 +110,8 @@ impl<'a> View<'a> {
                     }
                 }
                 What::Ended { done, .. } => op.ended = Some(*done),
-                What::Sent { .. } | What::Broken { .. } | What::Left { .. } => {}
+                What::Broken { why, .. } => op.broke = Some(why),
+                What::Sent { .. } | What::Left { .. } => {}
             }
         }
         let mut runs = HashMap::new();

@@ -13,6 +13,7 @@ use talaria_proto::v1::{
 };
 use talaria_runtime::clock;
 use talaria_runtime::dial::is_of_one_process;
+use talaria_runtime::failpoint;
 use talaria_runtime::link::Link;
 use tokio::sync::oneshot;
 use tonic::Status;
@@ -105,6 +106,9 @@ async fn renew(
     store: &mut StoreServiceClient<Link>,
     longest: Duration,
 ) -> Result<Vec<Peer>, Status> {
+    if failpoint::hit("lease.renew").await {
+        return Err(Status::unavailable("a failpoint"));
+    }
     let address = shared.config.address.clone();
     let request = RenewLeaseRequest {
         incarnation: shared.incarnation.to_string(),
