@@ -155,6 +155,11 @@ const RUNS_CLAIM: &str = "
         WHERE r.status <= 2
           AND r.cancel_requested
           AND (r.status = 0 OR r.waits_until IS NOT NULL)
+          AND CASE
+              WHEN r.waits_until IS NOT NULL OR r.owner IS NULL THEN true
+              WHEN r.owner = $1 THEN r.id <> ALL ($3)
+              ELSE r.owner NOT IN (SELECT incarnation FROM living)
+          END
         LIMIT 8
         FOR UPDATE OF r SKIP LOCKED
     ), claimed AS (
