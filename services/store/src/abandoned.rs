@@ -76,9 +76,8 @@ async fn runs_take(database: &Database, age: Duration) -> Result<Vec<Taken>, Err
                   <= clock_timestamp() - $1 * interval '1 second'
         ), abandoned AS (
             SELECT r.id, r.epoch
-            FROM gone
-            JOIN response r ON r.owner = gone.owner
-            WHERE r.status IN (1, 2) AND r.waits_until IS NULL
+            FROM response r
+            WHERE r.status IN (1, 2) AND r.waits_until IS NULL AND r.owner = ANY (ARRAY(SELECT owner FROM gone))
             UNION ALL
             SELECT r.id, r.epoch
             FROM response r
@@ -87,7 +86,8 @@ async fn runs_take(database: &Database, age: Duration) -> Result<Vec<Taken>, Err
             SELECT r.id
             FROM abandoned
             JOIN response r ON r.id = abandoned.id
-            WHERE r.status IN (1, 2)
+            WHERE r.id = ANY (ARRAY(SELECT id FROM abandoned))
+              AND r.status IN (1, 2)
               AND r.epoch = abandoned.epoch
               AND r.waits_until IS NULL
               AND coalesce(r.updated_at, '-infinity') <= clock_timestamp() - $1 * interval '1 second'
