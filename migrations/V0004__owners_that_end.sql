@@ -17,5 +17,6 @@ ALTER TABLE response ADD COLUMN last_owner uuid;
 
 -- What a claim looks through: the runs of those that are gone, and those that are nobody's. Appends change none of it.
 CREATE INDEX response_owned ON response (owner, tenant, id) WHERE status IN (1, 2) AND waits_until IS NULL;
+CREATE INDEX response_nobodys ON response (id) WHERE status IN (1, 2) AND waits_until IS NULL AND owner IS NULL;
 -- Runs that wait for a person, until when.
 CREATE INDEX response_wait ON response (waits_until) WHERE status IN (1, 2) AND waits_until IS NOT NULL;

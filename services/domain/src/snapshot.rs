@@ -107,6 +107,11 @@ impl Snapshot {
         now_ms.saturating_sub(self.latest_at_ms)
     }
 
+    /// When the latest event was made, in milliseconds since the second of creation.
+    pub fn latest_at_ms(&self) -> u64 {
+        self.latest_at_ms
+    }
+
     /// How many processes have had the run without finishing anything of it, if `attempt` have had it in all.
     pub fn fruitless_attempts(&self, attempt: u32) -> u32 {
         attempt.saturating_sub(self.finished_in)

@@ -34,7 +34,8 @@ pub async fn run(shared: &Arc<Shared>) {
             alone = lease::end_others(shared).await.is_err();
         }
         match claim(shared).await {
-            Ok(true) => shared.nudge.notify_one(),
+            // Whoever left many runs has many readers, who wait.
+            Ok(true) => continue,
             Ok(false) => {}
             Err(status) => {
                 tracing::warn!(code = ?status.code(), "could not look for runs to execute");

@@ -3,6 +3,7 @@
 //! The only part of Talaria that speaks SQL. Every append is one statement that compares and sets, so whoever lost its
 //! run changes nothing; what is acknowledged is durable.
 
+mod abandoned;
 mod admit;
 mod append;
 mod approval;

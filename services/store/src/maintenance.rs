@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::abandoned::runs_end_abandoned;
 use crate::approval::approvals_forget;
 use crate::database::{Database, Error, error_chain};
 use crate::lease::leases_forget;
@@ -25,6 +26,9 @@ const EVICTION_SHARE: u32 = 10;
 const EVERY_MINUTE: Duration = Duration::from_mins(1);
 const EVERY_HOUR: Duration = Duration::from_hours(1);
 const RETRY: Duration = Duration::from_secs(10);
+/// How long a run that was left waits to be taken over, and how long after its start a store ends those that wait longer.
+const ABANDONED: Duration = EVERY_HOUR;
+const ABANDONED_NOT_BEFORE: Duration = Duration::from_mins(5);
 /// Batches of one round: what is left is for the next.
 const BATCHES: usize = 20;
 /// Pages of turns that one round looks at.
@@ -90,6 +94,11 @@ impl Store {
         turns_sweep(self.database(), sweep).await
     }
 
+    /// Ends runs whose process has been gone for `age` or longer without anybody taking them over; answers how many.
+    pub async fn end_abandoned_runs(&self, age: Duration) -> Result<usize, Error> {
+        runs_end_abandoned(self.database(), age).await
+    }
+
     /// Drops the days of the event log that hold nothing younger than `age`; answers which went.
     pub async fn drop_event_partitions(&self, age: Duration) -> Result<Vec<String>, Error> {
         event_partitions_drop(self.database(), age).await
@@ -139,11 +148,17 @@ async fn keep_cap(database: Database, upkeep: Arc<Upkeep>) {
     }
 }
 
-/// Removes what is too old, and turns that nothing needs.
+/// Removes what is too old, and turns that nothing needs; ends what nobody goes on with.
 async fn keep_clean(database: Database, upkeep: Arc<Upkeep>) {
+    let began = Instant::now();
     let mut sweep = Sweep::default();
     loop {
         let mut pause = EVERY_MINUTE;
+        // Where everything was stopped for long, those who would go on come together with the store.
+        if began.elapsed() >= ABANDONED_NOT_BEFORE {
+            let end = || runs_end_abandoned(&database, ABANDONED);
+            batches("end abandoned runs", end).await;
+        }
         if let Some(age) = upkeep.retention {
             let expire = || responses_expire(&database, age);
             if batches("remove old responses", expire).await == Batches::MoreToDo {

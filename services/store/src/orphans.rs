@@ -115,9 +115,8 @@ const RUNS_CLAIM: &str = "
         WHERE owner <> $1 AND owner NOT IN (SELECT incarnation FROM living)
     ), orphan AS (
         SELECT r.id, r.tenant, r.epoch, r.waits_until
-        FROM gone
-        JOIN response r ON r.owner = gone.owner
-        WHERE r.status IN (1, 2) AND r.waits_until IS NULL
+        FROM response r
+        WHERE r.status IN (1, 2) AND r.waits_until IS NULL AND r.owner = ANY (ARRAY(SELECT owner FROM gone))
         UNION ALL
         SELECT r.id, r.tenant, r.epoch, r.waits_until
         FROM response r
@@ -137,13 +136,17 @@ const RUNS_CLAIM: &str = "
           AND r.waits_until <= now() + interval '1 minute'
           AND (r.waits_until <= now() OR r.owner = $1)
     ), in_turn AS (
+        -- Some more than are wanted, since others may be taking the first.
         SELECT id, epoch, waits_until, row_number() OVER (PARTITION BY tenant ORDER BY id) AS turn
         FROM orphan
+        ORDER BY turn, id
+        LIMIT 16 * $2::bigint
     ), chosen AS (
         SELECT r.id
         FROM in_turn
         JOIN response r ON r.id = in_turn.id
-        WHERE r.status IN (1, 2)
+        WHERE r.id = ANY (ARRAY(SELECT id FROM in_turn))
+          AND r.status IN (1, 2)
           AND r.epoch = in_turn.epoch
           AND r.waits_until IS NOT DISTINCT FROM in_turn.waits_until
         ORDER BY in_turn.turn, r.id
@@ -155,6 +158,11 @@ const RUNS_CLAIM: &str = "
         WHERE r.status <= 2
           AND r.cancel_requested
           AND (r.status = 0 OR r.waits_until IS NOT NULL)
+          AND CASE
+              WHEN r.waits_until IS NOT NULL OR r.owner IS NULL THEN true
+              WHEN r.owner = $1 THEN r.id <> ALL ($3)
+              ELSE r.owner NOT IN (SELECT incarnation FROM living)
+          END
         LIMIT 8
         FOR UPDATE OF r SKIP LOCKED
     ), claimed AS (

@@ -10,6 +10,8 @@ mod fixture;
 mod list;
 #[path = "keeping/migrations.rs"]
 mod migrations;
+#[path = "keeping/owners.rs"]
+mod owners;
 #[path = "keeping/rebuilt.rs"]
 mod rebuilt;
 #[path = "keeping/retention.rs"]

@@ -20,9 +20,10 @@ use uuid::Uuid;
 use crate::fixture::{Client, Fixture, Setup, Writer, log};
 
 /// Every migration that was released, and rows as that version wrote them: the same scenes for each.
-const RELEASED: [(i32, &str); 2] = [
+const RELEASED: [(i32, &str); 3] = [
     (1, include_str!("../fixtures/V0001.sql")),
     (WITH_SESSIONS, include_str!("../fixtures/V0002.sql")),
+    (3, include_str!("../fixtures/V0003.sql")),
 ];
 
 /// The first version that kept sessions and idempotency keys.

@@ -75,8 +75,8 @@ const ERROR_CODES: [&str; 21] = [
     "misalignment_policy_violation",
 ];
 
-/// Source: the schema of `response.incomplete_details.reason`; below it those of Talaria's own limits.
-const INCOMPLETE_REASONS: [&str; 10] = [
+/// Source: the schema of `response.incomplete_details.reason`; below it those of Talaria's own.
+const INCOMPLETE_REASONS: [&str; 11] = [
     "max_output_tokens",
     "content_filter",
     "max_messages",
@@ -87,6 +87,7 @@ const INCOMPLETE_REASONS: [&str; 10] = [
     "max_run_seconds",
     "repeated_calls",
     "invalid_tool_calls",
+    "abandoned",
 ];
 
 /// An event that shows the whole response.
