@@ -303,3 +303,53 @@ async fn an_outage_of_the_database_moves_no_run() -> anyhow::Result<()> {
     assert_eq!(stack.upstream.requests().len(), 1);
     Ok(())
 }
+
+/// Whoever had it may hold what the request's MCP servers were given.
+#[tokio::test]
+async fn a_run_that_was_decided_goes_back_to_the_process_that_had_it() -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (mut options, _) = with_tools("lease_seconds = 20", directory.path());
+    options
+        .agent
+        .push_str("\nrequire_approval = [\"once_effect\"]");
+    let stack = stack(options).await?;
+    let session = session(&stack).await?;
+    for turn in 0..4 {
+        let call = ResponsesStream::new().function_call("call_a", "once_effect", &["{}"]);
+        stack.upstream.push(call.completed());
+        stack.upstream.push(held_reply());
+        let started = stack.http.post(stack.url("/v1/runs"));
+        let started = started.json(&json!({"input": "do it"})).send().await?;
+        let started: Value = started.error_for_status()?.json().await?;
+        let run = started["run_id"].as_str().context("no id")?.to_owned();
+        let before = within("a run that waits", owner_when(&session, &run, true)).await??;
+
+        let approve = format!("{}/v1/runs/{run}/approval", stack.gateways[turn % 2]);
+        let approved = stack.http.post(approve).json(&json!({"choice": "once"}));
+        approved.send().await?.error_for_status()?;
+
+        let after = within("its owner", owner_when(&session, &run, false)).await??;
+        assert_eq!(after, before);
+        // Each run has its own scripts.
+        stack.upstream.request(2 * turn + 1).await?;
+    }
+    Ok(())
+}
+
+/// Who had the run, once it waits; or who has it, once it does not.
+async fn owner_when(session: &Session, run: &str, waits: bool) -> anyhow::Result<String> {
+    const SQL: &str = "
+        SELECT CASE WHEN $2 THEN last_owner ELSE owner END::text
+        FROM response
+        WHERE id::text = $1
+          AND (waits_until IS NOT NULL AND owner IS NULL) = $2
+          AND (waits_until IS NOT NULL) = $2
+          AND CASE WHEN $2 THEN last_owner ELSE owner END IS NOT NULL";
+    let id = uuid(&run.replacen("run_", "resp_", 1))?;
+    loop {
+        if let Some(row) = session.query(SQL, &[&id, &waits]).await?.first() {
+            return Ok(row.get(0));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}

@@ -102,12 +102,12 @@ async fn tenants_take_turns_and_of_each_the_oldest_run_comes_first() -> anyhow::
 async fn a_lease_that_ran_out_counts_for_who_could_renew_all_the_while() -> anyhow::Result<()> {
     let fixture = Fixture::new().await?;
     let run = fixture.owned().await?;
-    let claimer = fixture.registered().await?;
+    let heir = fixture.registered().await?;
     let ran_out = "lease_until = clock_timestamp() - interval '5 s'";
     fixture.set_owner(run.owner, ran_out).await?;
 
     // It has just come, as after an outage that ended everybody's lease.
-    assert_eq!(fixture.claim(claimer, 1).await?, []);
+    assert_eq!(fixture.claim(heir, 1).await?, []);
     assert_eq!(fixture.claim(ids::new_id(), 1).await?, []);
     // It was there before, but has not renewed its own for a while.
     for (unbroken, renewed) in [(10, 40), (4, 0)] {
@@ -117,13 +117,13 @@ async fn a_lease_that_ran_out_counts_for_who_could_renew_all_the_while() -> anyh
              lease_until = clock_timestamp() + interval '{} s'",
             60 - renewed
         );
-        fixture.set_owner(claimer, &columns).await?;
-        assert_eq!(fixture.claim(claimer, 1).await?, []);
+        fixture.set_owner(heir, &columns).await?;
+        assert_eq!(fixture.claim(heir, 1).await?, []);
     }
 
     let unbroken = "unbroken_since = clock_timestamp() - interval '10 s'";
-    fixture.set_owner(claimer, unbroken).await?;
-    let claimed = fixture.claim(claimer, 1).await?;
+    fixture.set_owner(heir, unbroken).await?;
+    let claimed = fixture.claim(heir, 1).await?;
 
     assert_eq!(names(&claimed), [run.name()]);
     assert_eq!(claimed[0].attempt, 2);
