@@ -239,3 +239,39 @@ async fn a_gateway_that_is_to_stop_says_so_before_it_does() -> anyhow::Result<()
     assert_eq!(text_of(&frames)?, ("completed".into(), "hi".into()));
     Ok(())
 }
+
+#[tokio::test]
+async fn everything_killed_and_started_again_ends_every_run() -> anyhow::Result<()> {
+    let mut stack = Stack::apart(TALARIA, two_of_each()).await?;
+    let mut clients = Vec::new();
+    for gateway in [0, 1, 0, 1] {
+        stack.upstream.push(held_reply());
+        let mut client = stream(&stack, gateway).await?;
+        let (frames, id) = until_gate(&mut client).await?;
+        clients.push((client, frames, id));
+    }
+    let queued = stack
+        .create_json(&json!({"input": "hi", "background": true}))
+        .await?;
+    let queued = queued["id"].as_str().context("no id")?.to_owned();
+
+    for process in &mut stack.processes {
+        process.kill9().await?;
+    }
+    let answer = || ResponsesStream::new().text(&["and the rest"]).completed();
+    stack.upstream.choose(move |_| Some(answer()));
+    for process in 0..stack.processes.len() {
+        stack.restart(process).await?;
+    }
+    for (mut client, mut frames, id) in clients {
+        frames.extend(client.collect_however_it_ends().await?.0);
+        let again: Vec<Frame> = follow(&stack, 0, &id).await?.collect().await?;
+        assert_eq!(again[..frames.len()], frames);
+        let (status, text) = text_of(&again)?;
+        assert_eq!(status, "completed");
+        assert!(text.ends_with("and the rest"), "{text}");
+    }
+    let frames = follow(&stack, 1, &queued).await?.collect().await?;
+    assert_eq!(text_of(&frames)?.0, "completed");
+    Ok(())
+}
