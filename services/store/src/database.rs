@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use deadpool::Runtime;
 use deadpool_postgres::Transaction;
+#[cfg(feature = "failpoints")]
 use talaria_runtime::failpoint;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, Row};
@@ -228,23 +229,26 @@ pub async fn query(
     Ok(connection.query(&statement, params).await?)
 }
 
-/// Runs one statement in a transaction of its own, and passes a failpoint before it commits, if there are failpoints.
+/// Runs one statement; where the failpoint is armed, in a transaction that passes it before it commits.
 pub async fn query_before(
     point: &'static str,
     connection: &mut Object,
     sql: &str,
     params: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Row>, Error> {
-    if !failpoint::ENABLED {
-        return query(connection, sql, params).await;
+    #[cfg(feature = "failpoints")]
+    if failpoint::is_armed(point) {
+        let transaction = connection.transaction().await?;
+        let rows = query_in_tx(&transaction, sql, params).await?;
+        if failpoint::hit(point).await {
+            return Err(Error::Deadline);
+        }
+        transaction.commit().await?;
+        return Ok(rows);
     }
-    let transaction = connection.transaction().await?;
-    let rows = query_in_tx(&transaction, sql, params).await?;
-    if failpoint::hit(point).await {
-        return Err(Error::Deadline);
-    }
-    transaction.commit().await?;
-    Ok(rows)
+    #[cfg(not(feature = "failpoints"))]
+    let _ = point;
+    query(connection, sql, params).await
 }
 
 /// The same inside a transaction.
