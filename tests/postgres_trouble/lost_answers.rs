@@ -74,7 +74,7 @@ async fn a_run_each_of_whose_writes_is_repeated_is_written_once() -> anyhow::Res
 }
 
 #[tokio::test]
-async fn a_run_goes_on_when_renewing_and_claiming_is_not_answered() -> anyhow::Result<()> {
+async fn a_run_goes_on_when_claims_are_not_answered() -> anyhow::Result<()> {
     let world = World::start().await?;
     let held = Held::begin(&world.stack, &["during, "]).await?;
     for _ in 0..2 {

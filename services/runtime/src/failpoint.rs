@@ -10,10 +10,7 @@
 mod armed;
 
 #[cfg(feature = "failpoints")]
-pub use armed::{has, hit};
-
-/// Whether points can be armed at all.
-pub const ENABLED: bool = cfg!(feature = "failpoints");
+pub use armed::{has, hit, is_armed};
 
 /// A bug that can be put in, to see that it is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

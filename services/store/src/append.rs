@@ -1,11 +1,12 @@
 //! `events_append`: the statement that everything rests on.
 
+#[cfg(feature = "failpoints")]
 mod mutant;
 
 use std::collections::HashSet;
 
 use talaria_proto::v1::EventChunk;
-use talaria_runtime::failpoint::{self, Bug};
+use talaria_runtime::failpoint;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -80,23 +81,25 @@ async fn events_append(database: &Database, batch: &[Append]) -> Result<Vec<Outc
         .collect();
     let mut connection = database.connection().await?;
     let params: [&(dyn ToSql + Sync); 5] = [&ids, &epochs, &firsts, &lasts, &bodies];
-    let rows = if failpoint::has(Bug::FenceExists) {
-        mutant::events_append(&mut connection, &params).await?
-    } else {
-        query_before(
-            "append.after_sql_before_commit",
-            &mut connection,
-            SQL,
-            &params,
-        )
-        .await?
-    };
+    let rows = append(&mut connection, SQL, &params).await?;
     if failpoint::hit("append.after_commit_before_reply").await {
         return Err(Error::Deadline.after_commit());
     }
     outcomes(&connection, &rows, batch.iter())
         .await
         .map_err(Error::after_commit)
+}
+
+async fn append(
+    connection: &mut Object,
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, Error> {
+    #[cfg(feature = "failpoints")]
+    if failpoint::has(failpoint::Bug::FenceExists) {
+        return mutant::events_append(connection, params).await;
+    }
+    query_before("append.after_sql_before_commit", connection, sql, params).await
 }
 
 /// What became of each append, given the chunks that the statement stored: response, epoch, last number.
@@ -112,44 +115,54 @@ pub async fn outcomes<'a>(
         .map(|row| (row.get(0), row.get(1), row.get(2)))
         .collect();
     let mut outcomes = Vec::with_capacity(appends.size_hint().0);
-    for append in appends {
-        let key = (append.response, append.epoch, append.last_seq());
-        outcomes.push(if stored.contains(&key) {
-            Outcome::Stored
+    let (mut places, mut others) = (Vec::new(), Vec::new());
+    for (place, append) in appends.enumerate() {
+        if stored.contains(&(append.response, append.epoch, append.last_seq())) {
+            outcomes.push(Outcome::Stored);
         } else {
-            event_chunk_compare(connection, append).await?
-        });
+            outcomes.push(Outcome::Refused);
+            places.push(place);
+            others.push(append);
+        }
+    }
+    for found in event_chunks_compare(connection, &others).await? {
+        outcomes[places[found]] = Outcome::Stored;
     }
     Ok(outcomes)
 }
 
-/// Whether the log already holds this very chunk, written under this very epoch.
+/// Which of these the log already holds, each this very chunk, written under this very epoch: their indexes.
 ///
 /// What is found may have been committed on this server alone, when its connection or the server itself was killed while
-/// it waited for a standby. Locking the row is a write, so its commit waits for the standby to have both.
-async fn event_chunk_compare(connection: &Object, append: &Append) -> Result<Outcome, Error> {
+/// it waited for a standby. Locking the rows is a write, so its commit waits for the standby to have all. It is one
+/// commit, however many there are, and locks are taken in one order.
+async fn event_chunks_compare(
+    connection: &Object,
+    appends: &[&Append],
+) -> Result<Vec<usize>, Error> {
     const SQL: &str = "
-        -- event_chunk_compare
-        SELECT c.first_seq, c.body
-        FROM event_chunk c
-        JOIN response r ON r.id = c.response_id
-        WHERE c.response_id = $1 AND c.last_seq = $2 AND c.epoch = $3
+        -- event_chunks_compare
+        SELECT t.place, c.first_seq, c.body
+        FROM unnest($1::uuid[], $2::bigint[], $3::int[])
+            WITH ORDINALITY AS t (response_id, last_seq, epoch, place)
+        JOIN event_chunk c ON c.response_id = t.response_id AND c.last_seq = t.last_seq AND c.epoch = t.epoch
+        JOIN response r ON r.id = t.response_id
+        ORDER BY r.id
         FOR NO KEY UPDATE OF r";
-    let rows = query(
-        connection,
-        SQL,
-        &[&append.response, &append.last_seq(), &append.epoch],
-    )
-    .await?;
-    let Some(row) = rows.first() else {
-        return Ok(Outcome::Refused);
+    if appends.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<Uuid> = appends.iter().map(|append| append.response).collect();
+    let lasts: Vec<i64> = appends.iter().map(|append| append.last_seq()).collect();
+    let epochs: Vec<i32> = appends.iter().map(|append| append.epoch).collect();
+    let rows = query(connection, SQL, &[&ids, &lasts, &epochs]).await?;
+    let index = |row: &Row| usize::try_from(row.get::<_, i64>(0) - 1).ok();
+    let is_same = |row: &Row, append: &Append| {
+        row.get::<_, i64>(1) == append.first_seq
+            && codec::unpack(row.get(2)).is_ok_and(|stored| stored == append.events.encoded())
     };
-    let same_start = row.get::<_, i64>(0) == append.first_seq;
-    let stored = codec::unpack(row.get(1));
-    let same = same_start && stored.is_ok_and(|stored| stored == append.events.encoded());
-    Ok(if same {
-        Outcome::Stored
-    } else {
-        Outcome::Refused
-    })
+    Ok(rows
+        .iter()
+        .filter_map(|row| index(row).filter(|index| is_same(row, appends[*index])))
+        .collect())
 }

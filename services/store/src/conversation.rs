@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::codec;
 use crate::database::{Database, Error, Tries, query, read, write};
-use crate::delete::turns_delete;
+use crate::delete::turns_clear;
 
 /// How often a change is tried again when the conversation moves under it.
 const TRIES: usize = 5;
@@ -104,6 +104,7 @@ pub async fn conversation_delete(
     } = request;
     let found = found(database, &tenant, &conversation).await?;
     let mut tries = Tries::default();
+    let mut turns = Vec::new();
     let is_deleted = loop {
         let trip = database.trip(async {
             let connection = database.connection().await?;
@@ -112,7 +113,7 @@ pub async fn conversation_delete(
                 return Ok(false);
             };
             let head: Option<Uuid> = row.get(0);
-            turns_delete(&connection, &tenant, head.into_iter().collect()).await?;
+            turns.extend(head);
             Ok(true)
         });
         match trip.await {
@@ -126,6 +127,7 @@ pub async fn conversation_delete(
     if !is_deleted {
         return Err(not_completed());
     }
+    turns_clear(database, &tenant, turns).await;
     Ok(DeleteConversationResponse {
         id: ConversationId(found.id).to_string(),
     })

@@ -4,11 +4,13 @@ mod door;
 mod error;
 mod pool;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadpool::Runtime;
 use deadpool_postgres::Transaction;
+#[cfg(feature = "failpoints")]
 use talaria_runtime::failpoint;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, Row};
@@ -16,10 +18,8 @@ use tokio_postgres::{Config, Row};
 use self::door::Door;
 pub use self::door::host_that_answers;
 pub use self::error::{Error, error_chain, unavailable};
-use self::pool::{Manager, Pool, Trust};
-
-/// A connection out of a pool; it goes back when it is dropped.
-pub type Object = deadpool::managed::Object<Manager>;
+pub use self::pool::Object;
+use self::pool::{GivenUp, Manager, Pool, TRIP, Trust};
 
 /// How long one trip to the database may take, waiting for a connection included.
 ///
@@ -108,7 +108,7 @@ impl Database {
         if status.available == 0 && self.server.door.is_shut() {
             return Err(door::NotOpened::Away.into());
         }
-        Ok(self.pool.get().await?)
+        Ok(Object::new(self.pool.get().await?))
     }
 
     /// Whether nobody gets a new connection at the moment.
@@ -116,7 +116,8 @@ impl Database {
         self.server.door.is_shut()
     }
 
-    /// Bounds a trip to the database. One that nobody heard the end of leaves a connection behind that may lead nowhere.
+    /// Bounds a trip to the database. One that nobody heard the end of takes its connections out of their pool: they may
+    /// lead nowhere, or still be busy.
     pub async fn trip<T>(&self, trip: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         self.trip_within(DEADLINE, trip).await
     }
@@ -126,14 +127,20 @@ impl Database {
         longest: Duration,
         trip: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
+        let given_up = GivenUp::default();
+        let mut trip = pin!(TRIP.scope(given_up.clone(), trip));
+        // Declared after the trip: if the caller goes away, this is dropped first, and the trip's connections know.
         let mut unheard = Unheard {
             trust: &self.server.trust,
+            given_up,
             began: Instant::now(),
             ended: false,
         };
-        let outcome = tokio::time::timeout(longest, trip)
-            .await
-            .unwrap_or(Err(Error::Deadline));
+        let in_time = tokio::time::timeout(longest, trip.as_mut()).await;
+        let outcome = in_time.unwrap_or_else(|_| {
+            unheard.given_up.set();
+            Err(Error::Deadline)
+        });
         unheard.ended = true;
         if outcome.as_ref().is_err_and(Error::casts_doubt) {
             self.server.trust.doubt();
@@ -145,6 +152,7 @@ impl Database {
 /// A trip whose caller may go away before its end.
 struct Unheard<'a> {
     trust: &'a Trust,
+    given_up: GivenUp,
     began: Instant,
     ended: bool,
 }
@@ -152,6 +160,7 @@ struct Unheard<'a> {
 impl Drop for Unheard<'_> {
     fn drop(&mut self) {
         if !self.ended && self.began.elapsed() > PATIENCE {
+            self.given_up.set();
             self.trust.doubt();
         }
     }
@@ -220,23 +229,26 @@ pub async fn query(
     Ok(connection.query(&statement, params).await?)
 }
 
-/// Runs one statement in a transaction of its own, and passes a failpoint before it commits, if there are failpoints.
+/// Runs one statement; where the failpoint is armed, in a transaction that passes it before it commits.
 pub async fn query_before(
     point: &'static str,
     connection: &mut Object,
     sql: &str,
     params: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Row>, Error> {
-    if !failpoint::ENABLED {
-        return query(connection, sql, params).await;
+    #[cfg(feature = "failpoints")]
+    if failpoint::is_armed(point) {
+        let transaction = connection.transaction().await?;
+        let rows = query_in_tx(&transaction, sql, params).await?;
+        if failpoint::hit(point).await {
+            return Err(Error::Deadline);
+        }
+        transaction.commit().await?;
+        return Ok(rows);
     }
-    let transaction = connection.transaction().await?;
-    let rows = query_in_tx(&transaction, sql, params).await?;
-    if failpoint::hit(point).await {
-        return Err(Error::Deadline);
-    }
-    transaction.commit().await?;
-    Ok(rows)
+    #[cfg(not(feature = "failpoints"))]
+    let _ = point;
+    query(connection, sql, params).await
 }
 
 /// The same inside a transaction.

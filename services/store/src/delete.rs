@@ -1,12 +1,16 @@
 //! Forgetting responses, and the turns that nothing continues from any more.
 
+use std::time::Duration;
+
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use crate::database::{Database, Error, Object, Tries, query};
+use crate::database::{Database, Error, Object, Tries, error_chain, query};
 
 /// Ancestors that one delete clears away behind itself at most; what is left goes with a sweep.
 const ANCESTORS: usize = 1000;
+/// How long clearing turns away may keep whoever deletes.
+const CLEARING: Duration = Duration::from_secs(2);
 
 /// Removes the response, its log, its request and its final object, and with its row its idempotency key; clears what
 /// points at it. Its turn goes too unless another continues from it, and so do turns before it that were only kept for
@@ -16,7 +20,7 @@ const ANCESTORS: usize = 1000;
 pub async fn response_delete(database: &Database, tenant: &str, id: Uuid) -> Result<bool, Error> {
     let mut tries = Tries::default();
     let mut was_there = false;
-    loop {
+    let is_deleted = loop {
         let trip = database.trip(async {
             let mut connection = database.connection().await?;
             response_delete_once(&mut connection, tenant, id, &mut was_there).await
@@ -24,9 +28,33 @@ pub async fn response_delete(database: &Database, tenant: &str, id: Uuid) -> Res
         match trip.await {
             Err(error) if tries.go_on(&error) => {}
             // An earlier try deleted it, and nobody heard so.
-            Ok(false) if tries.maybe_stored => return Ok(was_there),
-            outcome => return outcome,
+            Ok(false) if tries.maybe_stored => break was_there,
+            outcome => break outcome?,
         }
+    };
+    if is_deleted {
+        turns_clear(database, tenant, vec![id]).await;
+    }
+    Ok(is_deleted)
+}
+
+/// Deletes what nothing needs of these turns after what kept them is gone. That is done and told, whatever becomes of
+/// this: what it leaves goes with a sweep.
+pub async fn turns_clear(database: &Database, tenant: &str, turns: Vec<Uuid>) {
+    if turns.is_empty() {
+        return;
+    }
+    let clearing = database.trip(async {
+        let connection = database.connection().await?;
+        turns_delete(&connection, tenant, turns).await
+    });
+    let cleared = tokio::time::timeout(CLEARING, clearing).await;
+    if let Err(error) = cleared.unwrap_or(Err(Error::Deadline)) {
+        let cause = error_chain(&error);
+        tracing::warn!(
+            error = cause,
+            "turns of what was deleted are left to a sweep"
+        );
     }
 }
 
@@ -51,7 +79,6 @@ async fn response_delete_once(
     let conversations: Vec<Uuid> = conversation.into_iter().collect();
     responses_delete_rest_in_tx(&transaction, &[id], &conversations).await?;
     transaction.commit().await?;
-    turns_delete(connection, tenant, vec![id]).await?;
     Ok(true)
 }
 

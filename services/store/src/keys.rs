@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use deadpool_postgres::Transaction;
 use talaria_domain::ids::ResponseId;
 use talaria_proto::v1::{FindIdempotencyKeyRequest, FindIdempotencyKeyResponse};
-use talaria_runtime::failpoint::{self, Bug};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -69,17 +68,24 @@ pub async fn idempotency_keys_insert_in_tx(
     if ids.is_empty() {
         return Ok(HashSet::new());
     }
-    let taken_over = SQL.replace(
-        "DO NOTHING",
-        "(tenant, key) DO UPDATE SET response_id = excluded.response_id",
-    );
-    let sql = if failpoint::has(Bug::KeyTakenOver) {
-        &taken_over
-    } else {
-        SQL
-    };
+    let sql = SQL;
+    #[cfg(feature = "failpoints")]
+    let sql = &known_bug(sql);
     let rows = query_in_tx(transaction, sql, &[&tenants, &keys, &hashes, &ids]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The statement as it must not be, where that bug is put in.
+#[cfg(feature = "failpoints")]
+fn known_bug(sql: &str) -> String {
+    use talaria_runtime::failpoint::{Bug, has};
+
+    if has(Bug::KeyTakenOver) {
+        let update = "(tenant, key) DO UPDATE SET response_id = excluded.response_id";
+        sql.replace("DO NOTHING", update)
+    } else {
+        sql.to_owned()
+    }
 }
 
 /// Takes the keys of these responses away.

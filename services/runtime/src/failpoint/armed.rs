@@ -69,6 +69,11 @@ pub async fn hit(point: &'static str) -> bool {
     }
 }
 
+/// Whether anything may happen at a point.
+pub fn is_armed(point: &str) -> bool {
+    ARMED.points.contains_key(point)
+}
+
 /// Whether this process has the bug.
 pub fn has(bug: Bug) -> bool {
     BUG.as_deref() == Some(bug.name())

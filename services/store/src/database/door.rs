@@ -1,19 +1,23 @@
 //! Opening connections: to which host, how many at once, and none while the database is known to be away.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::ClientWrapper;
 use tokio::sync::Semaphore;
-use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Config, NoTls, SimpleQueryMessage};
 
-/// How long one host may take to answer.
+/// How long one address may take to answer, and how long a name may take to be resolved.
 const ONE_HOST: Duration = Duration::from_secs(3);
 /// Connections that are opened at the same time: opening one costs the server a process.
 const AT_ONCE: usize = 2;
+/// Where Postgres listens if nothing else is said.
+const PORT: u16 = 5432;
 /// How long after an outage connections are opened with pauses, and the longest of these: everybody comes back then.
 const RETURN: Duration = Duration::from_secs(3);
 const RETURN_PAUSE: Duration = Duration::from_millis(40);
@@ -29,6 +33,8 @@ pub enum NotOpened {
     Silent,
     #[error("the server is a standby")]
     Standby,
+    #[error("resolving the name of a host")]
+    Unresolved(#[source] std::io::Error),
     #[error(transparent)]
     Failed(#[from] tokio_postgres::Error),
 }
@@ -38,7 +44,7 @@ impl NotOpened {
     fn is_outage(&self) -> bool {
         match self {
             Self::Away => false,
-            Self::Silent | Self::Standby => true,
+            Self::Silent | Self::Standby | Self::Unresolved(_) => true,
             Self::Failed(error) => error
                 .code()
                 .is_none_or(|state| *state == SqlState::CANNOT_CONNECT_NOW),
@@ -95,7 +101,7 @@ impl Door {
         }
         let opened = self.hosts.open().await;
         self.note(opened.as_ref().err());
-        opened
+        opened.map(|(client, _)| client)
     }
 
     /// Whether somebody who asks for a connection would be told that the database is away.
@@ -172,7 +178,18 @@ struct Hosts {
     configs: Vec<Config>,
     wants_primary: bool,
     /// The one that let somebody in last: it is asked first.
-    latest: AtomicUsize,
+    latest: Mutex<Option<Latest>>,
+    /// How many addresses they had when they were last looked up.
+    addresses: AtomicU32,
+}
+
+/// Where somebody was let in.
+#[derive(Clone, Debug)]
+struct Latest {
+    /// Of the host.
+    index: usize,
+    /// With its address, if it has one.
+    config: Config,
 }
 
 impl Hosts {
@@ -185,8 +202,8 @@ impl Hosts {
             copy_session(config, &mut one);
             if let Some(host) = hosts.get(index) {
                 match host {
-                    tokio_postgres::config::Host::Tcp(name) => one.host(name),
-                    tokio_postgres::config::Host::Unix(path) => one.host_path(path),
+                    Host::Tcp(name) => one.host(name),
+                    Host::Unix(path) => one.host_path(path),
                 };
             }
             if let Some(address) = addresses.get(index) {
@@ -197,47 +214,94 @@ impl Hosts {
             }
             one
         };
+        let count = hosts.len().max(addresses.len()).max(1);
         Self {
             // Where there is none, connecting says so.
-            configs: (0..hosts.len().max(addresses.len()).max(1))
-                .map(one)
-                .collect(),
+            configs: (0..count).map(one).collect(),
             wants_primary: config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite,
-            latest: AtomicUsize::new(0),
+            latest: Mutex::new(None),
+            addresses: AtomicU32::new(u32::try_from(count).unwrap_or(1)),
         }
     }
 
     /// How long it takes at most to ask them all.
     fn longest(&self) -> Duration {
-        ONE_HOST * u32::try_from(self.configs.len()).unwrap_or(1)
+        ONE_HOST * self.addresses.load(Ordering::Relaxed)
     }
 
-    /// A connection to the first that lets one in and, where a primary is wanted, is one.
-    async fn open(&self) -> Result<ClientWrapper, NotOpened> {
-        let latest = self.latest.load(Ordering::Relaxed);
+    /// A connection to the first address that lets one in and, where a primary is wanted, is one; and the way to it.
+    async fn open(&self) -> Result<(ClientWrapper, Config), NotOpened> {
+        let latest = self.latest().clone();
+        let first = latest.as_ref().map_or(0, |latest| latest.index);
         let count = self.configs.len();
+        let mut asked = 0;
         let mut error = NotOpened::Silent;
-        for index in (0..count).map(|step| (latest + step) % count) {
-            // Boxed, because connecting is a large state machine that would be a part of every caller's.
-            let opening = Box::pin(session_open(&self.configs[index], self.wants_primary));
-            match tokio::time::timeout(ONE_HOST, opening).await {
-                Ok(Ok(client)) => {
-                    self.latest.store(index, Ordering::Relaxed);
-                    return Ok(client);
+        for index in (0..count).map(|step| (first + step) % count) {
+            let mut addresses = match addresses(&self.configs[index]).await {
+                Ok(addresses) => addresses,
+                Err(unresolved) => {
+                    error = unresolved;
+                    continue;
                 }
-                Ok(Err(failed)) => error = failed,
-                Err(_) => error = NotOpened::Silent,
+            };
+            addresses.sort_by_key(|config| latest.as_ref().is_none_or(|it| it.config != *config));
+            for config in addresses {
+                asked += 1;
+                // Boxed, because connecting is a large state machine that would be a part of every caller's.
+                let opening = Box::pin(session_open(&config, self.wants_primary));
+                match tokio::time::timeout(ONE_HOST, opening).await {
+                    Ok(Ok(client)) => {
+                        *self.latest() = Some(Latest {
+                            index,
+                            config: config.clone(),
+                        });
+                        return Ok((client, config));
+                    }
+                    Ok(Err(failed)) => error = failed,
+                    Err(_) => error = NotOpened::Silent,
+                }
             }
         }
+        self.addresses.store(asked.max(1), Ordering::Relaxed);
         Err(error)
     }
+
+    fn latest(&self) -> MutexGuard<'_, Option<Latest>> {
+        // Nothing panics while it holds the lock.
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The ways to one host: one for each address of its name.
+///
+/// Each is asked by itself, because behind one name there may be a machine that is gone, or a standby.
+async fn addresses(config: &Config) -> Result<Vec<Config>, NotOpened> {
+    let (Some(Host::Tcp(name)), []) = (config.get_hosts().first(), config.get_hostaddrs()) else {
+        return Ok(vec![config.clone()]);
+    };
+    let port = config.get_ports().first().copied().unwrap_or(PORT);
+    let lookup = tokio::net::lookup_host((name.as_str(), port));
+    let found = tokio::time::timeout(ONE_HOST, lookup).await;
+    let found = found
+        .map_err(|_| NotOpened::Silent)?
+        .map_err(NotOpened::Unresolved)?;
+    let mut found: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+    let mut seen = HashSet::new();
+    found.retain(|address| seen.insert(*address));
+    Ok(found
+        .into_iter()
+        .map(|address| {
+            let mut one = config.clone();
+            one.hostaddr(address);
+            one
+        })
+        .collect())
 }
 
 /// The configuration of the one host that lets somebody in now, for whoever connects by itself.
 pub async fn host_that_answers(config: &Config) -> Result<Config, NotOpened> {
-    let hosts = Hosts::of(config);
-    hosts.open().await?;
-    Ok(hosts.configs[hosts.latest.load(Ordering::Relaxed)].clone())
+    let (_, answering) = Hosts::of(config).open().await?;
+    Ok(answering)
 }
 
 /// Copies all but the hosts, and what is asked of them.
@@ -337,6 +401,22 @@ mod tests {
         };
         assert_eq!(hosts.configs, [alone("one:5432"), alone("two:7")]);
         assert!(hosts.wants_primary);
+    }
+
+    #[tokio::test]
+    async fn each_address_of_a_name_is_a_way_of_its_own() {
+        let config = |url: &str| -> Config { url.parse().unwrap() };
+        let named = config("postgres://ada@localhost:7/db");
+        let mut found = addresses(&named).await.unwrap();
+
+        let local: Config = config("postgres://ada@localhost:7/db?hostaddr=127.0.0.1");
+        found.retain(|way| way.get_hostaddrs()[0].is_ipv4());
+        assert_eq!(found, std::slice::from_ref(&local));
+        assert_eq!(addresses(&local).await.unwrap(), [local]);
+        let socket = config("postgres://ada@%2Frun/db");
+        assert_eq!(addresses(&socket).await.unwrap(), [socket]);
+        let nowhere = addresses(&config("postgres://ada@nowhere.invalid/db")).await;
+        assert!(matches!(nowhere, Err(NotOpened::Unresolved(_))));
     }
 
     #[tokio::test]
