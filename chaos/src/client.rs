@@ -434,7 +434,8 @@ impl Client {
 /// How long a client waits for anything before it gives a request up.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-fn is_over(response: &Value) -> bool {
+/// Whether a response object is one that has ended.
+pub fn is_over(response: &Value) -> bool {
     let status = response["status"].as_str().unwrap_or_default();
     ["completed", "failed", "incomplete", "cancelled"].contains(&status)
 }

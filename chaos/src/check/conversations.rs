@@ -2,7 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde_json::Value;
 use uuid::Uuid;
+
+use crate::plan::{TurnSeen, text_of};
 
 use super::{Facts, Row, View, Violation, response_id};
 
@@ -56,6 +59,11 @@ fn contexts(
         }
         expected.reverse();
         for call in calls.get(run.as_str()).into_iter().flatten() {
+            for turn in &call.before {
+                if let Some(what) = misquoted(turn, view) {
+                    violations.push(Violation::new("I-24", what).of(&response));
+                }
+            }
             let told: Vec<&str> = call.before.iter().map(|turn| turn.run.as_str()).collect();
             if is_whole && told != expected {
                 let what = format!("the model was told of {told:?}, not of {expected:?}");
@@ -63,6 +71,23 @@ fn contexts(
             }
         }
     }
+}
+
+/// What is wrong with an earlier turn as the model was told of it: it is what the response that was made for it says.
+fn misquoted(turn: &TurnSeen, view: &View<'_>) -> Option<String> {
+    let mut said = view.runs.iter().filter(|(_, run)| **run == turn.run);
+    let (response, _) = said.next()?;
+    let items = view.logs.get(response)?.last()?["response"]["output"]
+        .as_array()?
+        .iter()
+        .filter(|item| item["type"] == "message");
+    let text_of_all = |items: &mut dyn Iterator<Item = &Value>| -> String {
+        items.map(|item| text_of(&item["content"])).collect()
+    };
+    let whole = text_of_all(&mut items.clone().filter(|item| item["status"] == "completed"));
+    let all = text_of_all(&mut items.clone());
+    (turn.text != whole && turn.text != all)
+        .then(|| format!("the model was told that {response} says {:?}", turn.text))
 }
 
 /// I-21: all completed responses of a conversation stand in one chain, at whose end it is.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::{Facts, View, Violation};
+use crate::client::is_over;
 use crate::history::Action;
 
 /// Refusals that a client of the harness may get.
@@ -19,6 +20,7 @@ pub fn check(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
     one_response_per_key(view, violations);
     found_until_deleted(facts, view, violations);
     honest_answers(view, violations);
+    lasting_ends(facts, view, violations);
 }
 
 /// I-2: whoever repeats a request, or sends it once, makes one response.
@@ -132,11 +134,34 @@ fn honest_answers(view: &View<'_>, violations: &mut Vec<Violation>) {
             {
                 violations.push(Violation::new("I-30", described()).of(response));
             }
-            503 if !op.retry_after && op.action.creates() => {
+            500 => violations.push(Violation::new("I-30", described()).of(response)),
+            503 if !op.retry_after => {
                 let what = format!("no Retry-After: {}", described());
                 violations.push(Violation::new("I-33", what).of(response));
             }
             _ => {}
+        }
+    }
+}
+
+/// I-33: whoever was told how a response ended was told what is still true.
+fn lasting_ends(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
+    for op in view.ops.values() {
+        let (Some(response), Some(200), Some(body)) = (&op.response, op.status, op.body) else {
+            continue;
+        };
+        if body["object"] != "response" || !is_over(body) {
+            continue;
+        }
+        for shown in facts.shown.get(response).into_iter().flatten() {
+            let (status, object) = &shown.object;
+            if *status == 200 && object != body {
+                let what = format!(
+                    "request {} was told of {body}, and it is {object}",
+                    op.number
+                );
+                violations.push(Violation::new("I-33", what).of(response));
+            }
         }
     }
 }

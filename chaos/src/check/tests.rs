@@ -154,7 +154,7 @@ fn an_episode_in_which_all_is_well_has_no_violations() {
 type Change = fn(&mut Facts);
 
 /// What breaks which invariant.
-const CHANGES: [(&str, Change); 25] = [
+const CHANGES: [(&str, Change); 28] = [
     ("I-1", |facts| asked(facts, 1, Action::Get, 404, json!({}))),
     ("I-1", |facts| {
         asked(facts, 1, Action::Delete, 200, json!({}));
@@ -270,6 +270,22 @@ const CHANGES: [(&str, Change); 25] = [
         facts.rows.push(parent);
         let shown = facts.shown[&response_id(ID)].clone();
         facts.shown.insert(response_id(Uuid::from_u128(8)), shown);
+    }),
+    ("I-24", |facts| {
+        let told = crate::plan::TurnSeen {
+            run: "r".into(),
+            text: "something else".into(),
+        };
+        let mut call = model_call(0);
+        call.before.push(told);
+        facts.calls = vec![call];
+    }),
+    ("I-33", |facts| {
+        let body = json!({ "object": "response", "status": "completed" });
+        asked(facts, 1, Action::Get, 200, body);
+    }),
+    ("I-30", |facts| {
+        asked(facts, 1, Action::Get, 500, json!({}));
     }),
     ("I-25", |facts| facts.rows[0].status = 2),
     ("I-30", |facts| {
