@@ -370,6 +370,39 @@ async fn appends_of_many_runs_at_once_keep_each_log_in_order() -> anyhow::Result
 }
 
 #[tokio::test]
+async fn each_of_a_batch_that_comes_again_is_compared_with_what_is_stored() -> anyhow::Result<()> {
+    let fixture = fixture().await?;
+    let mut appends = Vec::new();
+    for _ in 0..100 {
+        let mut run = Writer::new(&fixture, "a");
+        run.admit().await?;
+        appends.push(run.say("as it is"));
+    }
+    let send_all = |appends: &[AppendEventsRequest]| {
+        let sent = appends.iter().map(|append| {
+            let (mut client, append) = (fixture.client.clone(), append.clone());
+            async move { client.append_events(append).await.is_ok() }
+        });
+        futures::future::join_all(sent.collect::<Vec<_>>())
+    };
+    assert_eq!(send_all(&appends).await, [true; 100]);
+
+    // Under another epoch, with another start, with other events.
+    appends[3].epoch = 2;
+    appends[20].first_sequence_number += 1;
+    appends[20].event_count -= 1;
+    appends[71].events = appends[20].events.clone();
+    appends.reverse();
+    let mut expected = [true; 100];
+    for different in [3, 20, 71] {
+        expected[99 - different] = false;
+    }
+
+    assert_eq!(send_all(&appends).await, expected);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_broken_write_does_not_take_the_batch_with_it() -> anyhow::Result<()> {
     let fixture = fixture().await?;
     let mut runs = tokio::task::JoinSet::new();
