@@ -330,6 +330,29 @@ async fn turns_that_were_only_kept_for_a_deleted_one_go_with_it() -> anyhow::Res
 }
 
 #[tokio::test]
+async fn a_delete_is_told_as_done_though_somebody_holds_its_turn() -> anyhow::Result<()> {
+    let fixture = fixture().await?;
+    let mut run = Writer::new(&fixture, "a");
+    run.admit().await?;
+    run.run.on_model_end();
+    let end = run.end(&End::Completed);
+    run.client.finish_run(end).await?;
+    let mut session = fixture.database.connect().await?;
+    let holder = session.transaction().await?;
+    holder.query("SELECT id FROM turn FOR UPDATE", &[]).await?;
+
+    let delete = DeleteResponseRequest {
+        tenant: "a".into(),
+        response_id: run.name(),
+    };
+    run.client.delete_response(delete).await?;
+
+    assert_eq!(fixture.count("response").await?, 0);
+    assert_eq!(fixture.count("turn").await?, 1, "left to a sweep");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_run_cannot_continue_from_a_turn_that_is_gone() -> anyhow::Result<()> {
     let fixture = fixture().await?;
     let mut run = Writer::new(&fixture, "a");
