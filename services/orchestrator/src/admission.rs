@@ -22,7 +22,7 @@ use uuid::Uuid;
 use self::created::{Conversation, created, session};
 pub use self::limit::{CALL, Limit};
 use self::write::PATIENCE;
-pub use self::write::{is_unknown, revoke, store_status};
+pub use self::write::{is_unknown, store_status};
 use crate::execution::approved_call_sent;
 use crate::journal::Journal;
 use crate::stamps::Stamps;
@@ -87,8 +87,20 @@ pub struct Admitted {
 pub enum Refusal {
     /// It was refused, and nothing of it was written.
     Refused(Status),
+    /// It was refused, but an earlier try may be stored yet: nobody heard how that ended.
+    RefusedLate(Status),
     /// The store never said what became of it.
     Unknown(Status),
+}
+
+impl Refusal {
+    /// The same after tries that may be stored yet, if there were any.
+    fn after(self, maybe_stored: bool) -> Self {
+        match self {
+            Self::Refused(status) if maybe_stored => Self::RefusedLate(status),
+            refusal => refusal,
+        }
+    }
 }
 
 impl From<Status> for Refusal {
@@ -100,7 +112,9 @@ impl From<Status> for Refusal {
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Refused(status) | Refusal::Unknown(status) => status,
+            Refusal::Refused(status) | Refusal::RefusedLate(status) | Refusal::Unknown(status) => {
+                status
+            }
         }
     }
 }
@@ -114,17 +128,22 @@ pub async fn admit(journal: &Journal, asked: &Asked<'_>) -> Result<Admission, Re
     } else {
         TRIES_TO_BEGIN
     };
+    let mut maybe_stored = false;
     for attempt in 1..=tries {
-        match admit_once(journal, asked, attempt >= TRIES_TO_BEGIN).await {
-            Err(Refusal::Refused(status))
+        let refusal = match admit_once(journal, asked, attempt >= TRIES_TO_BEGIN).await {
+            Ok(admission) => return Ok(admission),
+            Err(refusal) => refusal,
+        };
+        maybe_stored |= matches!(refusal, Refusal::RefusedLate(_));
+        match refusal {
+            Refusal::Refused(status) | Refusal::RefusedLate(status)
                 if Reason::of(&status) == Some(Reason::ConversationChanged) => {}
-            outcome => return outcome,
+            refusal => return Err(refusal.after(maybe_stored)),
         }
     }
     let message = "The conversation's active response is not completed yet.";
-    Err(Refusal::Refused(
-        Reason::ConversationResponseNotCompleted.status_at("conversation", message),
-    ))
+    let status = Reason::ConversationResponseNotCompleted.status_at("conversation", message);
+    Err(Refusal::Refused(status).after(maybe_stored))
 }
 
 /// Whether a request would wait for its conversation. One that is not stored cannot: nothing of it would be left to

@@ -24,6 +24,7 @@ mod stamps;
 mod start;
 mod takeover;
 pub mod tools;
+mod unheard;
 pub mod upstreams;
 
 use std::sync::Arc;

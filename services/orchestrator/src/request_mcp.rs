@@ -195,6 +195,12 @@ pub fn check_labels(parameters: &Object, agent: &Agent) -> Result<(), Status> {
 #[derive(Debug, Default)]
 pub struct KeptCredentials(Mutex<VecDeque<(Uuid, Credentials)>>);
 
+impl Credentials {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl KeptCredentials {
     pub fn keep(&self, id: Uuid, credentials: &Credentials) {
         if credentials.0.is_empty() {

@@ -34,6 +34,7 @@ use crate::peers::Calls;
 use crate::released::Released;
 use crate::request_mcp::{KeptCredentials, take_credentials};
 use crate::start::{Asking, Updates, start_ephemeral, start_stored};
+use crate::unheard::AllUnheard;
 use crate::{Config, approval, cancel, claims, lease, peers, upstreams};
 
 /// How long a request waits for a renewal of the lease that is late.
@@ -82,6 +83,7 @@ pub struct Shared {
     pub gone: CancellationToken,
     pub fence: Arc<Fence>,
     pub released: Released,
+    pub unheard: AllUnheard,
     /// The other processes, as the store knows them.
     pub peers: watch::Sender<Vec<Peer>>,
     pub calls: Calls,
@@ -113,6 +115,7 @@ impl Orchestrator {
             gone: CancellationToken::new(),
             fence: Arc::new(Fence::new(config.lease, clock::since_boot)),
             released: Released::default(),
+            unheard: AllUnheard::default(),
             peers: watch::Sender::default(),
             calls: Calls::default(),
             config,

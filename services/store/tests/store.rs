@@ -330,6 +330,29 @@ async fn turns_that_were_only_kept_for_a_deleted_one_go_with_it() -> anyhow::Res
 }
 
 #[tokio::test]
+async fn a_delete_is_told_as_done_though_somebody_holds_its_turn() -> anyhow::Result<()> {
+    let fixture = fixture().await?;
+    let mut run = Writer::new(&fixture, "a");
+    run.admit().await?;
+    run.run.on_model_end();
+    let end = run.end(&End::Completed);
+    run.client.finish_run(end).await?;
+    let mut session = fixture.database.connect().await?;
+    let holder = session.transaction().await?;
+    holder.query("SELECT id FROM turn FOR UPDATE", &[]).await?;
+
+    let delete = DeleteResponseRequest {
+        tenant: "a".into(),
+        response_id: run.name(),
+    };
+    run.client.delete_response(delete).await?;
+
+    assert_eq!(fixture.count("response").await?, 0);
+    assert_eq!(fixture.count("turn").await?, 1, "left to a sweep");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_run_cannot_continue_from_a_turn_that_is_gone() -> anyhow::Result<()> {
     let fixture = fixture().await?;
     let mut run = Writer::new(&fixture, "a");
@@ -366,6 +389,39 @@ async fn appends_of_many_runs_at_once_keep_each_log_in_order() -> anyhow::Result
     while let Some(run) = runs.join_next().await {
         run??;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_of_a_batch_that_comes_again_is_compared_with_what_is_stored() -> anyhow::Result<()> {
+    let fixture = fixture().await?;
+    let mut appends = Vec::new();
+    for _ in 0..100 {
+        let mut run = Writer::new(&fixture, "a");
+        run.admit().await?;
+        appends.push(run.say("as it is"));
+    }
+    let send_all = |appends: &[AppendEventsRequest]| {
+        let sent = appends.iter().map(|append| {
+            let (mut client, append) = (fixture.client.clone(), append.clone());
+            async move { client.append_events(append).await.is_ok() }
+        });
+        futures::future::join_all(sent.collect::<Vec<_>>())
+    };
+    assert_eq!(send_all(&appends).await, [true; 100]);
+
+    // Under another epoch, with another start, with other events.
+    appends[3].epoch = 2;
+    appends[20].first_sequence_number += 1;
+    appends[20].event_count -= 1;
+    appends[71].events = appends[20].events.clone();
+    appends.reverse();
+    let mut expected = [true; 100];
+    for different in [3, 20, 71] {
+        expected[99 - different] = false;
+    }
+
+    assert_eq!(send_all(&appends).await, expected);
     Ok(())
 }
 

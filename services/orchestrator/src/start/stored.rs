@@ -16,13 +16,14 @@ use uuid::Uuid;
 
 use super::{Updates, admitted, choice, message, parameters, place};
 use crate::active::ActiveRun;
-use crate::admission::{self, Admission, Admitted, Asked, Limit, Refusal, admit, may_wait};
+use crate::admission::{Admission, Admitted, Asked, Limit, Refusal, admit, may_wait};
 use crate::agents::Agent;
 use crate::execution::{self, Execution, Listings, Sink, Starts, Stored};
 use crate::feed::Feed;
 use crate::keys;
 use crate::request_mcp::{Credentials, check_labels, servers};
 use crate::service::{Shared, events};
+use crate::unheard::{self, Then, Unheard};
 
 /// How long a run waits for the store to know this process.
 const REGISTRATION: Duration = Duration::from_secs(5);
@@ -101,7 +102,7 @@ async fn find_or_admit(shared: &Arc<Shared>, asking: Asking) -> Result<Started, 
     let refusal = match admit_stored(shared, asking, limit).await {
         Ok(started) => return Ok(started),
         Err(Refusal::Unknown(status)) => return Err(status),
-        Err(Refusal::Refused(status)) => status,
+        Err(Refusal::Refused(status) | Refusal::RefusedLate(status)) => status,
     };
     keys::find_before_refusing(shared, &tenant, idempotency.as_ref(), refusal, limit)
         .await
@@ -169,18 +170,21 @@ async fn admit_stored(
         }
         // If it was stored, its key names it from anywhere, so it has to stay: it is claimed as a run of this process
         // that it does not execute.
-        Err(Refusal::Unknown(status)) if asking.idempotency.is_some() => {
+        Err(refusal) if asking.idempotency.is_some() => {
+            shared.credentials.keep(id, &asking.credentials);
+            if !asking.credentials.is_empty() {
+                let then = Then::KeepCredentials;
+                let tenant = asking.tenant;
+                unheard::see_to(shared, Unheard { tenant, id, then }, place);
+            }
             forget();
-            return Err(Refusal::Unknown(status));
+            return Err(refusal);
         }
-        Err(Refusal::Unknown(status)) => {
-            let task = Arc::clone(shared);
-            shared.tasks.spawn(async move {
-                admission::revoke(&task.journal, asking.tenant, id).await;
-                task.active.remove(id, &feed);
-                feed.leave();
-            });
-            return Err(Refusal::Unknown(status));
+        Err(refusal) => {
+            let then = Then::Delete(feed);
+            let tenant = asking.tenant;
+            unheard::see_to(shared, Unheard { tenant, id, then }, place);
+            return Err(refusal);
         }
     };
     let ready = Ready {
