@@ -221,6 +221,10 @@ fn without_reason(status: &tonic::Status) -> ApiError {
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
             unavailable("orchestrator_unavailable", status)
         }
+        // Of a connection that broke in the middle of a call: what a server says has no cause here.
+        Code::Internal if std::error::Error::source(status).is_some() => {
+            unavailable("orchestrator_unavailable", status)
+        }
         _ => internal(status),
     }
 }
@@ -287,6 +291,19 @@ mod tests {
         x-should-retry: false
         {"error":{"message":"Response resp_1 is not completed.","type":"invalid_request_error","param":"previous_response_id","code":"previous_response_not_completed"}}
         "#);
+    }
+
+    #[test]
+    fn a_connection_that_breaks_in_mid_call_is_no_failure_of_ours() {
+        let mut broken = Status::internal("h2 protocol error: http2 error");
+        broken.set_source(std::sync::Arc::new(std::io::Error::other("http2 error")));
+
+        assert_eq!(
+            ApiError::from(broken).status,
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+        let failed = ApiError::from(Status::internal("The store failed."));
+        assert_eq!(failed.status, StatusCode::INTERNAL_SERVER_ERROR);
     }
 
     #[tokio::test]
