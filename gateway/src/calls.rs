@@ -8,7 +8,7 @@ use talaria_proto::v1::{
     self as pb, CancelRunRequest, GetResponseRequest, GetResponseResponse, ReadEventsRequest,
     StartRunRequest, StartRunResponse,
 };
-use talaria_runtime::error::Reason;
+use talaria_runtime::error::{Reason, is_unheard};
 use talaria_runtime::link;
 use tonic::{Code, Status, Streaming};
 
@@ -120,10 +120,7 @@ fn may_start_elsewhere(status: &Status, has_key: bool) -> bool {
                 Reason::OrchestratorUnavailable | Reason::RateLimitExceeded
             )
         }
-        None if has_key => matches!(
-            status.code(),
-            Code::Unavailable | Code::Unknown | Code::Cancelled
-        ),
+        None if has_key => is_unheard(status),
         None => link::is_unsent(status),
     }
 }
@@ -287,13 +284,7 @@ pub async fn cancel_run(gateway: &Gateway, tenant: &Tenant, id: &str) -> Result<
 
 /// A failed call to the store; one that did not answer says so itself.
 pub fn of_store(status: Status) -> Status {
-    let silent = [
-        Code::Unavailable,
-        Code::DeadlineExceeded,
-        Code::Cancelled,
-        Code::Unknown,
-    ];
-    if Reason::of(&status).is_none() && silent.contains(&status.code()) {
+    if is_unheard(&status) {
         return Reason::StoreUnavailable.status(status.message());
     }
     status

@@ -20,10 +20,10 @@ use talaria_proto::v1::{
     DeleteConversationItemRequest, DeleteConversationRequest, GetConversationRequest,
     ListConversationItemsRequest, UpdateConversationRequest,
 };
-use talaria_runtime::error::Reason;
+use talaria_runtime::error::{Reason, is_unheard};
 use talaria_runtime::ids;
 use talaria_runtime::link::Link;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use self::object::{conversation_json, deleted_json};
 use self::request::{
@@ -254,9 +254,7 @@ where
 
 /// Whether nothing is known about what became of a call.
 fn is_silence(status: &Status) -> bool {
-    let silent = [Code::Unavailable, Code::DeadlineExceeded, Code::Unknown];
-    Reason::of(status).is_none_or(|reason| reason == Reason::StoreUnavailable)
-        && silent.contains(&status.code())
+    is_unheard(status) || Reason::of(status) == Some(Reason::StoreUnavailable)
 }
 
 /// Whether others changed the conversation at the same moment, so that nothing was done.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tonic_types::StatusExt as _;
 use tracing::{error, warn};
 
-use talaria_runtime::error::Reason;
+use talaria_runtime::error::{Reason, is_unheard};
 
 /// Tells OpenAI's SDKs whether to try again; without it they repeat every 409.
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -215,17 +215,10 @@ fn of_reason(reason: Reason, status: &tonic::Status) -> ApiError {
 
 /// What clients see of a failure that was not meant for them.
 fn without_reason(status: &tonic::Status) -> ApiError {
-    use tonic::Code;
-    match status.code() {
-        // Nobody answered, or not in time, or the connection broke.
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
-            unavailable("orchestrator_unavailable", status)
-        }
-        // Of a connection that broke in the middle of a call: what a server says has no cause here.
-        Code::Internal if std::error::Error::source(status).is_some() => {
-            unavailable("orchestrator_unavailable", status)
-        }
-        _ => internal(status),
+    if is_unheard(status) {
+        unavailable("orchestrator_unavailable", status)
+    } else {
+        internal(status)
     }
 }
 

@@ -123,6 +123,19 @@ const REASONS: [(Reason, &str, Code); 21] = [
     ),
 ];
 
+/// Whether a call failed without an answer of the service that was called, so that nothing is known about what became of
+/// it: nobody was there, it took too long, or the connection broke.
+pub fn is_unheard(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
+            Reason::of(status).is_none()
+        }
+        // Of a connection that broke in the middle of a call: what a server says has no cause here.
+        Code::Internal => std::error::Error::source(status).is_some(),
+        _ => false,
+    }
+}
+
 impl Reason {
     /// A status of this reason. `message` is for clients: no keys, SQL, paths or addresses.
     pub fn status(self, message: impl Into<String>) -> Status {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use talaria_proto::v1::{AdmitRunRequest, AdmitRunResponse};
-use talaria_runtime::error::Reason;
+use talaria_runtime::error::{Reason, is_unheard};
 use talaria_runtime::link::is_unsent;
 use tonic::{Code, Status};
 
@@ -48,7 +48,7 @@ pub async fn write(
 
 /// A store that did not answer, as callers are told of it.
 pub fn store_status(status: Status) -> Status {
-    if is_unknown(&status) && Reason::of(&status).is_none() {
+    if is_unheard(&status) {
         return Reason::StoreUnavailable.status("The store is not available right now.");
     }
     status
@@ -56,8 +56,5 @@ pub fn store_status(status: Status) -> Status {
 
 /// Whether a status leaves open what happened.
 pub fn is_unknown(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
-    )
+    status.code() == Code::Unavailable || is_unheard(status)
 }
