@@ -56,8 +56,11 @@ pub async fn watch_all(shared: &Arc<Shared>) {
             changed = listed.changed() => if changed.is_err() {
                 return;
             },
-            // One that is gone stays among the watched until it is listed no more.
-            Some(_) = tasks.join_next() => continue,
+            Some(_) = tasks.join_next() => {
+                // Who is listed again, or still, was not gone.
+                watched.retain(|_, task| !task.is_finished());
+                continue;
+            }
         }
         let peers: Vec<Peer> = listed.borrow_and_update().clone();
         watched.retain(|incarnation, task| {
