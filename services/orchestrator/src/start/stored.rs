@@ -60,8 +60,9 @@ pub async fn start_stored(shared: &Arc<Shared>, asking: Asking) -> Result<Update
         let started = find_or_admit(&task, asking).await;
         let _ = reply.send(started);
     });
-    let stopped = |_| Reason::OrchestratorUnavailable.status("The server is stopping.");
-    let (response, feed) = match started.await.map_err(stopped)?? {
+    // It panicked, perhaps after the run was stored: to be asked for again only under its key.
+    let unknown = |_| Reason::StoreUnavailable.status("What became of the request is not known.");
+    let (response, feed) = match started.await.map_err(unknown)?? {
         Started::Begun { response, feed } => (response, feed),
         Started::Waits(response) => return Ok(only(admitted(*response))),
         Started::Replayed { response_id } => {
