@@ -143,10 +143,11 @@ pub async fn run_orchestrator(
     let server = server.with(runs).with(peers);
     // Callers reach their runs for as long as there are any.
     let stopped = CancellationToken::new();
-    let (healthy, is_healthy) = watch::channel(true);
+    let (healthy, is_healthy) = watch::channel(false);
     let serving = server.serve(is_healthy, stopped.clone(), GRPC_GRACE);
     let draining = async {
-        stop.cancelled().await;
+        stop.run_until_cancelled(orchestrator.tell_health(&healthy))
+            .await;
         healthy.send_replace(false);
         orchestrator.stop(settings.runs.drain).await;
         stopped.cancel();

@@ -11,6 +11,10 @@ use talaria_testkit::postgres::{PrivatePostgres, Session};
 use talaria_testkit::sse::{Frame, Reader};
 use talaria_testkit::stack::{Options, Stack};
 use talaria_testkit::upstream::{ResponsesStream, Script};
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 const TALARIA: &str = env!("CARGO_BIN_EXE_talaria");
 const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mcp/server.py");
@@ -193,6 +197,33 @@ async fn a_process_that_stops_hands_its_runs_over() -> anyhow::Result<()> {
 }
 
 /// A stack whose agent has the scripted MCP server, which writes down what it is asked in `log`.
+/// An orchestrator without a store has the most room, and can begin nothing.
+#[tokio::test]
+async fn runs_begin_where_there_is_a_store() -> anyhow::Result<()> {
+    let mut stack = Stack::apart(TALARIA, Options::default()).await?;
+    let (store, well) = (stack.url_of(STORE)?, stack.url_of(ORCHESTRATORS[0])?);
+    let lost = stack
+        .start_orchestrator("http://127.0.0.1:1", "127.0.0.1:0")
+        .await?;
+    let both = format!("{lost},{well}");
+    let gateway = stack.start_gateway(&store, &both, "127.0.0.1:0").await?;
+    stack.gateways = vec![gateway];
+
+    let channel = Endpoint::new(lost)?.connect().await?;
+    let health = HealthCheckRequest::default();
+    let health = HealthClient::new(channel).check(health).await?;
+    assert_eq!(health.into_inner().status(), ServingStatus::NotServing);
+    for _ in 0..4 {
+        stack.upstream.push(rest());
+        let began = Instant::now();
+        let created = stack.create(&json!({"input": "count"})).await?;
+        assert_eq!(created.status(), 200);
+        let took = began.elapsed();
+        ensure!(took < Duration::from_secs(4), "it took {took:?}");
+    }
+    Ok(())
+}
+
 fn with_tools(runs: &str, directory: &Path) -> (Options, PathBuf) {
     let log = directory.join("log");
     let options = Options {

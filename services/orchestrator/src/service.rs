@@ -37,6 +37,8 @@ use crate::start::{Asking, Updates, start_ephemeral, start_stored};
 use crate::unheard::AllUnheard;
 use crate::{Config, approval, cancel, claims, lease, peers, upstreams};
 
+/// How often it is looked whether the fence has closed, which happens by time alone.
+const HEALTH_EVERY: Duration = Duration::from_millis(250);
 /// How long a request waits for a renewal of the lease that is late.
 const LATE_RENEWAL: Duration = Duration::from_secs(1);
 
@@ -145,6 +147,20 @@ impl Orchestrator {
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
+    /// Tells for as long as it is polled whether new runs may be taken: not before the store knows this process, and not
+    /// while its lease is not renewed.
+    pub async fn tell_health(&self, is_healthy: &watch::Sender<bool>) {
+        let fence = &self.shared.fence;
+        loop {
+            is_healthy.send_replace(false);
+            fence.opened().await;
+            is_healthy.send_replace(true);
+            while fence.is_open() {
+                tokio::time::sleep(HEALTH_EVERY).await;
+            }
+        }
+    }
+
     /// Admits no more, lets runs go on for `grace`, then leaves the rest to be taken over, and ends the lease.
     pub async fn stop(&self, grace: Duration) {
         let shared = &self.shared;
@@ -241,16 +257,16 @@ impl Shared {
         });
     }
 
-    /// Returns when new runs may be taken: a renewal that was late is waited for, but not for long.
+    /// Returns when new runs may be taken: a renewal that is late, or the first, is waited for, but not for long.
     async fn until_open(&self) -> Result<(), Status> {
-        if !self.registered.initialized() {
-            // Whoever admits the run waits for that.
+        if !self.registered.initialized() && self.config.address.is_empty() {
+            // There is no other process to ask; whoever admits the run waits for it.
             return Ok(());
         }
         tokio::time::timeout(LATE_RENEWAL, self.fence.opened())
             .await
             .map_err(|_| {
-                let message = "The server has lost contact with its store.";
+                let message = "The server has no contact with its store.";
                 Reason::OrchestratorUnavailable.status(message)
             })
     }
