@@ -25,6 +25,9 @@ pub struct Peer {
 }
 
 /// Registers a process, or renews its lease by the database's clock. Answers which others can be reached.
+///
+/// Who is wrongly taken for dead lives again with the next renewal. Who has left does not: a renewal that was sent before
+/// may be the last to arrive.
 pub async fn lease_renew(database: &Database, renewal: &Renewal<'_>) -> Result<Vec<Peer>, Error> {
     // Renewals come every quarter of a lease: after half of one without, at least one was missed.
     const RENEW: &str = "
@@ -42,7 +45,8 @@ pub async fn lease_renew(database: &Database, renewal: &Renewal<'_>) -> Result<V
                      ELSE excluded.unbroken_since
                 END,
             ended_at = NULL,
-            died = false";
+            died = false
+        WHERE o.ended_at IS NULL OR o.died";
     const END_PREDECESSORS: &str = "
         -- leases_end_at_address
         UPDATE orchestrator
