@@ -79,7 +79,7 @@ async fn keep(shared: &Shared, mut store: StoreServiceClient<Link>) {
                 // Only the first time sets it.
                 let _ = shared.registered.set(());
                 if shared.fence.renewed(started) {
-                    look_after_runs(shared, &mut store).await
+                    look_after_runs(shared, &mut store, every).await
                 } else {
                     Ok(())
                 }
@@ -125,6 +125,7 @@ async fn renew(
 async fn look_after_runs(
     shared: &Shared,
     store: &mut StoreServiceClient<Link>,
+    longest: Duration,
 ) -> Result<(), Status> {
     let executing = shared.active.executing();
     let request = ClaimRunsRequest {
@@ -137,14 +138,16 @@ async fn look_after_runs(
         check_executing: true,
         ..Default::default()
     };
-    let found = deadline(store.claim_runs(request)).await?.into_inner();
+    let found = within(longest, store.claim_runs(request))
+        .await?
+        .into_inner();
     let lost = found.lost.iter().filter_map(|id| ResponseId::parse(id));
     for id in lost {
         tracing::info!(response.id = %id, "lost the run while the lease could not be renewed");
         shared.active.leave(id.0);
     }
     shared.fence.reopen();
-    // What only had to end, and came with the answer, is claimed again.
+    // None were claimed while it was closed.
     shared.nudge.notify_one();
     Ok(())
 }

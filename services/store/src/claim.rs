@@ -14,17 +14,30 @@ use crate::orphans::{Claimed, Executing, runs_claim, runs_lost, runs_to_stop};
 use crate::parse::{parse_uuid, response_id};
 use crate::response::decode;
 
+/// Answers a `ClaimRuns` that only asks which runs the caller has lost.
+pub async fn check(
+    database: &Database,
+    request: &ClaimRunsRequest,
+) -> Result<ClaimRunsResponse, Status> {
+    let owner = parse_uuid(&request.owner, "owner")?;
+    let executing = executing(request)?;
+    let lost = runs_lost(database, owner, &executing).await?;
+    Ok(ClaimRunsResponse {
+        lost: lost
+            .into_iter()
+            .map(|id| ResponseId(id).to_string())
+            .collect(),
+        ..Default::default()
+    })
+}
+
 /// Answers `ClaimRuns`: runs without a living owner first, then those whose turn it is.
 pub async fn claim(
     database: &Database,
     request: &ClaimRunsRequest,
 ) -> Result<ClaimRunsResponse, Status> {
     let owner = parse_uuid(&request.owner, "owner")?;
-    let executing: Vec<Uuid> = request
-        .executing
-        .iter()
-        .map(|id| response_id(id))
-        .collect::<Result<_, _>>()?;
+    let executing = executing(request)?;
     let as_of = (!request.executing_as_of.is_empty())
         .then(|| parse_uuid(&request.executing_as_of, "executing_as_of"))
         .transpose()?;
@@ -33,11 +46,6 @@ pub async fn claim(
         as_of,
     };
     let limit = i64::from(request.limit);
-    let lost = if request.check_executing {
-        runs_lost(database, owner, executing.runs).await?
-    } else {
-        Vec::new()
-    };
     let to_stop = runs_to_stop(database, owner).await?;
     let mut claimed = runs_claim(database, owner, &executing, limit).await?;
     failpoint::hit("claim.after_commit").await;
@@ -65,11 +73,12 @@ pub async fn claim(
     Ok(ClaimRunsResponse {
         runs,
         cancelled,
-        lost: lost
-            .into_iter()
-            .map(|id| ResponseId(id).to_string())
-            .collect(),
+        ..Default::default()
     })
+}
+
+fn executing(request: &ClaimRunsRequest) -> Result<Vec<Uuid>, Status> {
+    request.executing.iter().map(|id| response_id(id)).collect()
 }
 
 /// A claimed run with all that its new owner needs.

@@ -564,9 +564,14 @@ impl StoreService for Store {
         &self,
         request: Request<ClaimRunsRequest>,
     ) -> Result<Response<ClaimRunsResponse>, Status> {
-        claim::claim(&self.inner.writes, &request.into_inner())
-            .await
-            .map(Response::new)
+        let request = request.into_inner();
+        let answer = if request.check_executing {
+            // A renewal waits for it.
+            claim::check(&self.inner.leases, &request).await
+        } else {
+            claim::claim(&self.inner.writes, &request).await
+        };
+        answer.map(Response::new)
     }
 
     async fn check_ready(
