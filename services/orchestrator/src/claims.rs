@@ -55,7 +55,9 @@ async fn claim(shared: &Arc<Shared>) -> Result<bool, Status> {
     } else {
         shared.places.available_permits().min(CLAIM_AT_ONCE)
     };
-    let (executing, as_of) = shared.active.ids();
+    let (mut executing, as_of) = shared.active.ids();
+    // Read after those that are active: a run that leaves is released first.
+    executing.extend(shared.released.ids());
     let request = ClaimRunsRequest {
         owner: shared.incarnation.to_string(),
         limit: u32::try_from(free).unwrap_or(1),

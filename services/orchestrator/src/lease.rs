@@ -9,7 +9,7 @@ use std::time::Duration;
 use talaria_domain::ids::ResponseId;
 use talaria_proto::v1::store_service_client::StoreServiceClient;
 use talaria_proto::v1::{
-    ClaimRunsRequest, EndLeaseRequest, Peer, ReleaseRunsRequest, ReleasedRun, RenewLeaseRequest,
+    ClaimRunsRequest, EndLeaseRequest, Peer, ReleaseRunsRequest, RenewLeaseRequest,
 };
 use talaria_runtime::clock;
 use talaria_runtime::dial::is_of_one_process;
@@ -174,9 +174,8 @@ pub async fn end(shared: &Shared) {
     }
 }
 
-/// Hands a run over that this process has left, together with those that others want to hand over at the same moment.
-pub async fn release(shared: &Shared, run: ReleasedRun) {
-    shared.released.add(run);
+/// Hands over what this process has left: all runs that there are at that moment.
+pub async fn release(shared: &Shared) {
     let Ok(_turn) = shared.released.turn.acquire().await else {
         return;
     };
@@ -196,6 +195,7 @@ pub async fn release(shared: &Shared, run: ReleasedRun) {
             }
         }
     }
+    shared.released.done();
     shared.calls.call_all();
     // One that left its run by mistake may take it itself.
     shared.nudge.notify_one();

@@ -15,6 +15,7 @@ mod fence;
 mod journal;
 mod keys;
 mod lease;
+mod panics;
 mod peers;
 mod released;
 mod request_mcp;

@@ -30,6 +30,7 @@ use crate::feed::{Feed, Next, Subscription};
 use crate::fence::Fence;
 use crate::journal::Journal;
 use crate::lease::Keeper;
+use crate::panics::Panics;
 use crate::peers::Calls;
 use crate::released::Released;
 use crate::request_mcp::{KeptCredentials, take_credentials};
@@ -86,6 +87,7 @@ pub struct Shared {
     pub fence: Arc<Fence>,
     pub released: Released,
     pub unheard: AllUnheard,
+    pub panics: Panics,
     /// The other processes, as the store knows them.
     pub peers: watch::Sender<Vec<Peer>>,
     pub calls: Calls,
@@ -118,6 +120,7 @@ impl Orchestrator {
             fence: Arc::new(Fence::new(config.lease, clock::since_boot)),
             released: Released::default(),
             unheard: AllUnheard::default(),
+            panics: Panics::default(),
             peers: watch::Sender::default(),
             calls: Calls::default(),
             config,
@@ -202,7 +205,9 @@ impl Shared {
         F: Future<Output = Result<(), Left>> + Send + 'static,
     {
         let cancel = execution.cancel.clone();
+        let began_at = execution.run.snapshot().next_sequence_number();
         let in_conversation = execution.run.snapshot().base().conversation_id.is_some();
+        // Only what is stored can be taken over, by whomever.
         let released = match &execution.sink {
             Sink::Stored(stored) => Some(ReleasedRun {
                 response_id: stored.response_id.clone(),
@@ -228,6 +233,11 @@ impl Shared {
             if !matches!(outcome, Ok(Err(Left::Waits))) {
                 shared.credentials.forget(id);
             }
+            if outcome.is_ok() {
+                shared.panics.forget(id);
+            } else if released.is_some() {
+                shared.panics.add(id, began_at);
+            }
             let is_released = matches!(outcome, Ok(Err(Left::Released)));
             match outcome {
                 Ok(Ok(())) => tracing::debug!(response.id = %response, "the run ended"),
@@ -244,11 +254,16 @@ impl Shared {
                 // It stays under this process's name without being executed, and is claimed again.
                 Err(_) => tracing::error!(response.id = %response, "executing the run panicked"),
             }
+            let released = released.filter(|_| is_released);
+            if let Some(released) = released {
+                // Before it is active no more: claims must not take it for one that this process lost.
+                shared.released.add(id, released);
+            }
             shared.active.remove(id, &feed);
             feed.leave();
             drop(place);
-            if let Some(released) = released.filter(|_| is_released) {
-                lease::release(&shared, released).await;
+            if is_released {
+                lease::release(&shared).await;
             }
             if in_conversation {
                 // Somebody may wait for it in line.

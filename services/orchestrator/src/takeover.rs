@@ -10,6 +10,7 @@ use talaria_domain::snapshot::Snapshot;
 use talaria_proto::v1::{ClaimedRun, ContextItem, ResponseError, Status as RunStatus, Turn};
 use talaria_runtime::clock;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::admission::bad_context;
 use crate::execution::{Asking, Execution, Listings, Sink, Starts, Stored};
@@ -62,7 +63,7 @@ pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String
     };
     let end = if claimed.cancelled {
         Some(End::Cancelled)
-    } else if snapshot.fruitless_attempts(claimed.attempt) > shared.config.max_attempts {
+    } else if is_hopeless(shared, id, &snapshot, claimed.attempt) {
         Some(End::Failed(crashed()))
     } else {
         unfit(snapshot.status(), &turns, &input).map(End::Failed)
@@ -122,6 +123,13 @@ pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String
         }
     });
     Ok(())
+}
+
+/// Whether so many executions of a run crashed without getting any further that it is given up. `attempt` counts the
+/// processes that died of it.
+fn is_hopeless(shared: &Shared, id: Uuid, snapshot: &Snapshot, attempt: u32) -> bool {
+    let panicked = shared.panics.of(id, snapshot.next_sequence_number());
+    snapshot.fruitless_attempts(attempt.saturating_add(panicked)) > shared.config.max_attempts
 }
 
 /// Why a run is given up that processes die of. The code is one of OpenAI's, which clients may know a closed list of;

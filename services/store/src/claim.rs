@@ -51,7 +51,12 @@ pub async fn claim(
     failpoint::hit("claim.after_commit").await;
     let left = limit - i64::try_from(claimed.len()).unwrap_or(limit);
     if left > 0 {
-        claimed.extend(runs_begin(database, owner, left).await?);
+        match runs_begin(database, owner, left).await {
+            Ok(begun) => claimed.extend(begun),
+            Err(error) if claimed.is_empty() => return Err(error.into()),
+            // Those that are claimed must not wait for the next answer.
+            Err(error) => tracing::warn!(%error, "could not begin runs that wait"),
+        }
     }
     let cancelled = to_stop
         .into_iter()

@@ -166,7 +166,8 @@ const RUNS_CLAIM: &str = "
         LIMIT 8
         FOR UPDATE OF r SKIP LOCKED
     ), claimed AS (
-        -- Only who died of a run has spent an attempt of it.
+        -- Only who died of a run has spent an attempt of it. The claimer itself has if it wrote any of it: else it may
+        -- never have heard that it had claimed it.
         UPDATE response r
         SET owner = $1,
             epoch = r.epoch + 1,
@@ -177,6 +178,13 @@ const RUNS_CLAIM: &str = "
                     SELECT 1
                     FROM orchestrator o
                     WHERE o.incarnation = r.owner AND o.ended_at IS NOT NULL AND NOT o.died
+                ) THEN r.attempt
+                WHEN r.owner = $1 AND r.epoch IS DISTINCT FROM (
+                    SELECT c.epoch
+                    FROM event_chunk c
+                    WHERE c.response_id = r.id
+                    ORDER BY c.last_seq DESC
+                    LIMIT 1
                 ) THEN r.attempt
                 ELSE r.attempt + 1
             END

@@ -168,6 +168,34 @@ async fn only_who_died_of_a_run_has_spent_an_attempt() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn claims_that_their_owner_never_heard_of_are_no_attempts() -> anyhow::Result<()> {
+    let fixture = Fixture::new().await?;
+    let run = fixture.owned().await?;
+
+    // What it wrote before it lost sight of the run counts, once.
+    for epoch in 2..6 {
+        let claimed = fixture.claim(run.owner, 1).await?;
+        assert_eq!((claimed[0].epoch, claimed[0].attempt), (epoch, 2));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_renewal_that_comes_late_revives_the_living_and_nobody_who_left() -> anyhow::Result<()> {
+    let fixture = Fixture::new().await?;
+    for (died, expected) in [(true, 0), (false, 1)] {
+        let run = fixture.owned().await?;
+        fixture.end_lease(run.owner, died).await?;
+
+        fixture.register(run.owner).await?;
+
+        let heir = fixture.registered().await?;
+        assert_eq!(fixture.claim(heir, 1).await?.len(), expected, "{died}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_run_that_is_released_is_anybodys_and_one_that_was_lost_cannot_be() -> anyhow::Result<()>
 {
     let fixture = Fixture::new().await?;
