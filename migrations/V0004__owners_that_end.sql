@@ -2,6 +2,8 @@
 -- on, which takes an ended lease for one that ran out.
 
 ALTER TABLE orchestrator
+    -- The machine and network in which the address is one; empty for unknown.
+    ADD COLUMN machine        text        NOT NULL DEFAULT '',
     -- When the lease was last renewed.
     ADD COLUMN renewed_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- Since when no renewal was missed: who could not renew cannot tell that others did not want to.

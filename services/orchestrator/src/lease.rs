@@ -15,6 +15,7 @@ use talaria_runtime::clock;
 use talaria_runtime::dial::is_of_one_process;
 use talaria_runtime::failpoint;
 use talaria_runtime::link::Link;
+use talaria_runtime::machine;
 use tokio::sync::oneshot;
 use tonic::{Code, Status};
 
@@ -71,9 +72,10 @@ impl Keeper {
 
 async fn keep(shared: &Shared, mut store: StoreServiceClient<Link>) {
     let every = shared.config.lease / 4;
+    let machine = machine::identity().unwrap_or_default();
     loop {
         let started = clock::since_boot();
-        let kept = match renew(shared, &mut store, every).await {
+        let kept = match renew(shared, &mut store, &machine, every).await {
             Ok(peers) => {
                 shared.peers.send_replace(peers);
                 // Only the first time sets it.
@@ -104,6 +106,7 @@ async fn keep(shared: &Shared, mut store: StoreServiceClient<Link>) {
 async fn renew(
     shared: &Shared,
     store: &mut StoreServiceClient<Link>,
+    machine: &str,
     longest: Duration,
 ) -> Result<Vec<Peer>, Status> {
     if failpoint::hit("lease.renew").await {
@@ -113,9 +116,11 @@ async fn renew(
     let request = RenewLeaseRequest {
         incarnation: shared.incarnation.to_string(),
         lease_ms: u32::try_from(shared.config.lease.as_millis()).unwrap_or(u32::MAX),
-        // This process listens there, so no other does; once it is registered, all that come later say the same of it.
+        // This process listens there, so no other of this machine does; once it is registered, all that come later say the
+        // same of it.
         has_address_alone: !shared.registered.initialized() && is_of_one_process(&address),
         address,
+        machine: machine.to_owned(),
     };
     let renewed = within(longest, store.renew_lease(request)).await?;
     Ok(renewed.into_inner().peers)

@@ -6,4 +6,5 @@ pub mod error;
 pub mod failpoint;
 pub mod ids;
 pub mod link;
+pub mod machine;
 pub mod server;

@@ -1,6 +1,7 @@
 //! Leases: which orchestrator processes count as alive.
 
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::database::{Database, Error, query};
@@ -13,7 +14,9 @@ pub struct Renewal<'a> {
     pub address: &'a str,
     /// How long it counts as alive from now on, in milliseconds.
     pub lease_ms: i64,
-    /// Whoever else says that it is to be reached there is dead.
+    /// Which machine and network that is; empty for unknown.
+    pub machine: &'a str,
+    /// Whoever else of that machine says that it is to be reached there is dead.
     pub has_address_alone: bool,
 }
 
@@ -32,8 +35,8 @@ pub async fn lease_renew(database: &Database, renewal: &Renewal<'_>) -> Result<V
     // Renewals come every quarter of a lease: after half of one without, at least one was missed.
     const RENEW: &str = "
         -- lease_renew
-        INSERT INTO orchestrator AS o (incarnation, address, lease_until, renewed_at, unbroken_since)
-        SELECT $1, $2, t.now + $3 * interval '1 millisecond', t.now, t.now
+        INSERT INTO orchestrator AS o (incarnation, address, machine, lease_until, renewed_at, unbroken_since)
+        SELECT $1, $2, $4, t.now + $3 * interval '1 millisecond', t.now, t.now
         FROM (SELECT clock_timestamp() AS now) AS t
         ON CONFLICT (incarnation) DO UPDATE
         SET lease_until = excluded.lease_until,
@@ -53,7 +56,7 @@ pub async fn lease_renew(database: &Database, renewal: &Renewal<'_>) -> Result<V
         SET ended_at = clock_timestamp(),
             lease_until = least(lease_until, clock_timestamp()),
             died = true
-        WHERE address = $2 AND incarnation <> $1 AND ended_at IS NULL";
+        WHERE address = $2 AND machine = $3 AND machine <> '' AND incarnation <> $1 AND ended_at IS NULL";
     const PEERS: &str = "
         -- peers_list
         SELECT incarnation, address
@@ -65,6 +68,7 @@ pub async fn lease_renew(database: &Database, renewal: &Renewal<'_>) -> Result<V
     let Renewal {
         incarnation,
         address,
+        machine,
         ..
     } = renewal;
     #[expect(clippy::cast_precision_loss, reason = "a lease is seconds long")]
@@ -72,9 +76,16 @@ pub async fn lease_renew(database: &Database, renewal: &Renewal<'_>) -> Result<V
     database
         .trip(async {
             let connection = database.connection().await?;
-            query(&connection, RENEW, &[incarnation, address, &lease_ms]).await?;
+            let renewed = [
+                incarnation as &(dyn ToSql + Sync),
+                address,
+                &lease_ms,
+                machine,
+            ];
+            query(&connection, RENEW, &renewed).await?;
             if renewal.has_address_alone {
-                query(&connection, END_PREDECESSORS, &[incarnation, address]).await?;
+                let here = [incarnation as &(dyn ToSql + Sync), address, machine];
+                query(&connection, END_PREDECESSORS, &here).await?;
             }
             let rows = query(&connection, PEERS, &[incarnation]).await?;
             let peer = |row: &Row| Peer {

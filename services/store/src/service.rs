@@ -513,11 +513,13 @@ impl StoreService for Store {
             address,
             lease_ms,
             has_address_alone,
+            machine,
         } = request.into_inner();
         let renewal = lease::Renewal {
             incarnation: parse_uuid(&incarnation, "incarnation")?,
             address: &address,
             lease_ms: i64::from(lease_ms),
+            machine: &machine,
             has_address_alone,
         };
         let peers = lease::lease_renew(&self.inner.leases, &renewal).await?;

@@ -236,26 +236,31 @@ async fn who_lives_at_an_address_ends_who_did_before() -> anyhow::Result<()> {
     let fixture = Fixture::new().await?;
     let run = fixture.active(Setup::default()).await?;
     let mut client = fixture.client.clone();
-    let renewal = |incarnation: Uuid, address: &str, has_address_alone| RenewLeaseRequest {
+    let renewal = |incarnation: Uuid, address: &str, machine: &str| RenewLeaseRequest {
         incarnation: incarnation.to_string(),
         address: address.into(),
         lease_ms: LEASE_MS,
-        has_address_alone,
+        has_address_alone: true,
+        machine: machine.into(),
     };
-    let (elsewhere, heir) = (ids::new_id(), ids::new_id());
-    let here = "http://10.0.0.1:1";
-    client.renew_lease(renewal(run.owner, here, true)).await?;
-    client
-        .renew_lease(renewal(elsewhere, "http://10.0.0.2:1", true))
-        .await?;
+    let heir = ids::new_id();
+    // Networks of machines have the same addresses, and some machines cannot be told apart.
+    let (here, elsewhere) = ("http://172.17.0.2:1", "http://172.17.0.3:1");
+    client.renew_lease(renewal(run.owner, here, "a")).await?;
+    let mut others = Vec::new();
+    for (address, machine) in [(elsewhere, "a"), (here, "b"), (here, ""), (here, "")] {
+        let other = ids::new_id();
+        client.renew_lease(renewal(other, address, machine)).await?;
+        others.push(other.to_string());
+    }
 
-    let peers = client.renew_lease(renewal(heir, here, true)).await?;
+    let peers = client.renew_lease(renewal(heir, here, "a")).await?;
 
     let peers = peers.into_inner().peers;
-    let [peer] = &peers[..] else {
-        anyhow::bail!("not one peer: {peers:?}")
-    };
-    assert_eq!(peer.incarnation, elsewhere.to_string());
+    let mut peers: Vec<String> = peers.into_iter().map(|peer| peer.incarnation).collect();
+    peers.sort();
+    others.sort();
+    assert_eq!(peers, others);
     assert_eq!(names(&fixture.claim(heir, 1).await?), [run.name()]);
     Ok(())
 }
