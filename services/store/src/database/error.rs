@@ -1,5 +1,6 @@
 //! What goes wrong between the store and its database, and the one place that reads SQLSTATE.
 
+use refinery::error::Kind;
 use talaria_runtime::error::Reason;
 use tokio_postgres::error::SqlState;
 
@@ -97,9 +98,18 @@ impl Error {
         }
     }
 
+    /// Whether others were in the way.
+    pub fn is_contention(&self) -> bool {
+        self.state().is_some_and(is_contention)
+    }
+
     fn state(&self) -> Option<&SqlState> {
         match self {
             Self::Query(error) => error.code(),
+            Self::Migrate(error) => match error.kind() {
+                Kind::Connection(_, cause) => cause.downcast_ref::<tokio_postgres::Error>()?.code(),
+                _ => None,
+            },
             _ => None,
         }
     }

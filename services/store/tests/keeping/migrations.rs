@@ -48,6 +48,38 @@ async fn migrated(version: i32, rows: &str) -> anyhow::Result<Fixture> {
     Fixture::on(database, |_| {})
 }
 
+/// A migration that has to wait for a table lets go of it again and again, so that those behind it get theirs.
+#[tokio::test]
+async fn a_migration_that_waits_stands_in_nobodys_way_for_long() -> anyhow::Result<()> {
+    let database = TestDatabase::empty().await?;
+    talaria_store::migrate_to(&database.url, 4).await?;
+    let reader = database.connect().await?;
+    reader
+        .batch_execute("BEGIN; LOCK TABLE orchestrator IN ACCESS SHARE MODE")
+        .await?;
+    let beside = async {
+        let session = database.connect().await?;
+        let waiting = "SELECT FROM pg_locks
+            WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database())
+              AND NOT granted AND mode = 'AccessExclusiveLock'";
+        while session.query(waiting, &[]).await?.is_empty() {
+            tokio::time::sleep(POLL).await;
+        }
+        session
+            .query("SELECT incarnation FROM orchestrator", &[])
+            .await?;
+        reader.batch_execute("COMMIT").await?;
+        anyhow::Ok(())
+    };
+
+    let both = async { tokio::join!(talaria_store::migrate(&database.url), beside) };
+    let (applied, beside) = within("the migration", both).await?;
+
+    beside?;
+    assert_eq!(applied?, 1);
+    Ok(())
+}
+
 /// The ids of all responses, the oldest first.
 async fn responses(fixture: &Fixture) -> anyhow::Result<Vec<Uuid>> {
     let session = fixture.session().await?;

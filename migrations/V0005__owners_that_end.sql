@@ -1,5 +1,5 @@
--- Leases that end without being forgotten, and claims that go by owner. All of it is additional: the version before runs
--- on, which takes an ended lease for one that ran out.
+-- Leases that end without being forgotten. All of it is additional, and takes a moment: the version before runs on, which
+-- takes an ended lease for one that ran out.
 
 ALTER TABLE orchestrator
     -- The machine and network in which the address is one; empty for unknown.
@@ -16,9 +16,3 @@ ALTER TABLE orchestrator
 -- The process that had the run before it began to wait for a person. While `waits_until` is set nobody executes the
 -- run, and `owner` says who may go on with it first.
 ALTER TABLE response ADD COLUMN last_owner uuid;
-
--- What a claim looks through: the runs of those that are gone, and those that are nobody's. Appends change none of it.
-CREATE INDEX response_owned ON response (owner, tenant, id) WHERE status IN (1, 2) AND waits_until IS NULL;
-CREATE INDEX response_nobodys ON response (id) WHERE status IN (1, 2) AND waits_until IS NULL AND owner IS NULL;
--- Runs that wait for a person, until when.
-CREATE INDEX response_wait ON response (waits_until) WHERE status IN (1, 2) AND waits_until IS NOT NULL;
