@@ -244,7 +244,7 @@ async fn a_run_that_used_up_its_tokens_ends_incomplete() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_run_whose_time_is_up_ends_incomplete_with_what_was_said() -> anyhow::Result<()> {
     for kind in KINDS {
-        let tools = with_tools(kind, "max_run_seconds = 1").await?;
+        let tools = with_tools(kind, "max_run_seconds = 2").await?;
         tools.warm_up(kind).await?;
         tools.stack.upstream.push(endless(kind));
 
@@ -262,7 +262,7 @@ async fn a_run_whose_time_is_up_ends_incomplete_with_what_was_said() -> anyhow::
 #[tokio::test]
 async fn a_call_that_runs_when_the_time_is_up_has_a_result_that_says_so() -> anyhow::Result<()> {
     for shape in SHAPES {
-        let agent = format!("max_run_seconds = 1\ntool_items = \"{shape}\"");
+        let agent = format!("max_run_seconds = 3\ntool_items = \"{shape}\"");
         let tools = with_tools(ApiKind::Responses, &agent).await?;
         tools.warm_up(ApiKind::Responses).await?;
         let made = [("call_a", "hang", "{}")];
