@@ -154,7 +154,7 @@ fn an_episode_in_which_all_is_well_has_no_violations() {
 type Change = fn(&mut Facts);
 
 /// What breaks which invariant.
-const CHANGES: [(&str, Change); 28] = [
+const CHANGES: [(&str, Change); 33] = [
     ("I-1", |facts| asked(facts, 1, Action::Get, 404, json!({}))),
     ("I-1", |facts| {
         asked(facts, 1, Action::Delete, 200, json!({}));
@@ -287,12 +287,38 @@ const CHANGES: [(&str, Change); 28] = [
     ("I-30", |facts| {
         asked(facts, 1, Action::Get, 500, json!({}));
     }),
+    ("I-30", |facts| {
+        asked(facts, 1, Action::Attach { after: None }, 502, json!({}));
+    }),
+    ("I-30", |facts| {
+        asked(facts, 1, Action::Stream, 404, json!({}));
+    }),
+    // It completed.
+    ("I-30", |facts| {
+        let error = json!({ "error": { "message": "Cannot cancel a failed response." } });
+        asked(facts, 1, Action::Cancel, 400, error);
+    }),
+    ("I-33", |facts| {
+        asked(facts, 1, Action::Delete, 503, json!({}));
+    }),
+    ("I-1", |facts| {
+        asked(facts, 1, Action::Cancel, 404, json!({}));
+    }),
     ("I-25", |facts| facts.rows[0].status = 2),
     ("I-30", |facts| {
         let body = json!({ "error": { "code": "invalid_prompt" } });
         asked(facts, 1, Action::Get, 400, body);
     }),
 ];
+
+#[test]
+fn a_cancel_that_comes_too_late_may_say_so() {
+    let mut facts = good();
+    let error = json!({ "error": { "message": "Cannot cancel a completed response." } });
+    asked(&mut facts, 1, Action::Cancel, 400, error);
+
+    assert_eq!(check(&facts), []);
+}
 
 #[test]
 fn every_broken_invariant_is_named() {
