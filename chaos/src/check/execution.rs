@@ -23,8 +23,13 @@ pub fn check(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
 fn effects(facts: &Facts, violations: &mut Vec<Violation>) {
     let mut charges: HashMap<(&str, Place), Vec<u64>> = HashMap::new();
     let mut keys: HashMap<Key<'_>, BTreeSet<Option<&str>>> = HashMap::new();
+    let mut calls: HashMap<&str, BTreeSet<Key<'_>>> = HashMap::new();
     for execution in &facts.executions {
         let run = execution.run.as_str();
+        if let Some(key) = &execution.key {
+            let call = (run, execution.place, execution.attempt);
+            calls.entry(key).or_default().insert(call);
+        }
         match execution.tool {
             Tool::Charge => charges
                 .entry((run, execution.place))
@@ -53,6 +58,12 @@ fn effects(facts: &Facts, violations: &mut Vec<Violation>) {
             violations.push(Violation::new("I-14", what));
         }
     }
+    for (key, calls) in calls {
+        if calls.len() > 1 {
+            let what = format!("{key} was given to several calls: {calls:?}");
+            violations.push(Violation::new("I-14", what));
+        }
+    }
 }
 
 /// I-15 and I-16: the log knows of every execution, and every result in the log had one.
@@ -60,6 +71,12 @@ fn ledger(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
     let executed: HashSet<Key<'_>> = facts
         .executions
         .iter()
+        .map(|execution| (execution.run.as_str(), execution.place, execution.attempt))
+        .collect();
+    let ended: HashSet<Key<'_>> = facts
+        .executions
+        .iter()
+        .filter(|execution| execution.ended_ns.is_some())
         .map(|execution| (execution.run.as_str(), execution.place, execution.attempt))
         .collect();
     let mut intended: HashSet<(String, Place, u64)> = HashSet::new();
@@ -89,7 +106,7 @@ fn ledger(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
                         continue;
                     };
                     let says_done = item["output"].to_string().contains("done");
-                    if says_done && !executed.contains(&(run.as_str(), *place, *attempt)) {
+                    if says_done && !ended.contains(&(run.as_str(), *place, *attempt)) {
                         let what = format!("the log has a result of {place:?} that no tool gave");
                         violations.push(Violation::new("I-15", what).of(response));
                     }

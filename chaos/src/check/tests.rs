@@ -154,7 +154,7 @@ fn an_episode_in_which_all_is_well_has_no_violations() {
 type Change = fn(&mut Facts);
 
 /// What breaks which invariant.
-const CHANGES: [(&str, Change); 33] = [
+const CHANGES: [(&str, Change); 35] = [
     ("I-1", |facts| asked(facts, 1, Action::Get, 404, json!({}))),
     ("I-1", |facts| {
         asked(facts, 1, Action::Delete, 200, json!({}));
@@ -251,6 +251,24 @@ const CHANGES: [(&str, Change); 33] = [
     }),
     ("I-14", |facts| {
         facts.executions = vec![execution(Tool::Keep, 0, "a"), execution(Tool::Keep, 0, "b")];
+    }),
+    ("I-14", |facts| {
+        facts.executions = vec![execution(Tool::Keep, 0, "a"), execution(Tool::Keep, 1, "a")];
+    }),
+    // The tool began, and did not end.
+    ("I-15", |facts| {
+        facts.executions = vec![execution(Tool::Look, 0, "a")];
+        for shown in facts.shown.values_mut().flatten() {
+            let log = shown.log.as_mut().expect("there is one");
+            let call = json!({ "type": "function_call", "call_id": "c", "arguments":
+                json!({ "run": "r", "step": 0, "call": 0, "attempt": 0 }).to_string() });
+            let result =
+                json!({ "type": "function_call_output", "call_id": "c", "output": "done" });
+            for item in [call, result] {
+                let event = json!({ "type": "response.output_item.done", "item": item });
+                log.push(frame(0, event));
+            }
+        }
     }),
     ("I-16", |facts| {
         facts.executions = vec![execution(Tool::Look, 0, "a")];
