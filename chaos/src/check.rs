@@ -96,6 +96,8 @@ pub struct Facts {
     /// Parents of turns.
     pub turns: HashMap<Uuid, Option<Uuid>>,
     pub conversations: Vec<Conversation>,
+    /// The runs of responses that no client heard of, by what they were made from.
+    pub inputs: HashMap<String, String>,
     /// By response, what each gateway shows.
     pub shown: HashMap<String, Vec<Shown>>,
     /// Whether gateways were asked to end, which ends streams without their last event.

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::*;
-use crate::history::{Action, What};
-use crate::plan::{Place, Tool, token};
+use crate::history::{Action, Order, What};
+use crate::plan::{Place, Plan, Tool, token};
 
 const ID: Uuid = Uuid::from_u128(7);
 
@@ -48,6 +48,31 @@ fn renamed(text: &str) -> String {
     }
 }
 
+/// What that run was asked for.
+fn order() -> Order {
+    Order {
+        plan: Plan {
+            run: "r".into(),
+            steps: Vec::new(),
+            tokens: 2,
+            pace_ms: 1,
+            tool_ms: 1,
+        },
+        previous: None,
+        conversation: None,
+    }
+}
+
+/// Gives the run another order.
+fn ordered(facts: &mut Facts, change: impl FnOnce(&mut Order)) {
+    if let What::Sent {
+        order: Some(order), ..
+    } = &mut facts.entries[0].what
+    {
+        change(order);
+    }
+}
+
 /// An episode in which one client streamed one run, and all is well.
 fn good() -> Facts {
     let log = log();
@@ -59,6 +84,7 @@ fn good() -> Facts {
         response: None,
         run: Some("r".into()),
         key: Some("k".into()),
+        order: Some(order()),
     }];
     for (seq, raw) in (0..).zip(&log) {
         let raw = raw.clone();
@@ -111,6 +137,7 @@ fn asked(facts: &mut Facts, op: u64, action: Action, status: u16, body: Value) {
         response: Some(response_id(ID)),
         run: Some("r".into()),
         key: None,
+        order: None,
     };
     push(facts, sent);
     let answered = What::Answered {
@@ -154,7 +181,7 @@ fn an_episode_in_which_all_is_well_has_no_violations() {
 type Change = fn(&mut Facts);
 
 /// What breaks which invariant.
-const CHANGES: [(&str, Change); 35] = [
+const CHANGES: [(&str, Change); 40] = [
     ("I-1", |facts| asked(facts, 1, Action::Get, 404, json!({}))),
     ("I-1", |facts| {
         asked(facts, 1, Action::Delete, 200, json!({}));
@@ -170,6 +197,7 @@ const CHANGES: [(&str, Change); 35] = [
             response: None,
             run: Some("r".into()),
             key: Some("k".into()),
+            order: None,
         };
         push(facts, sent);
         let answered = What::Answered {
@@ -232,6 +260,17 @@ const CHANGES: [(&str, Change); 35] = [
         let shown = facts.shown.values_mut().next().expect("there is one");
         shown[0].object.1["model"] = json!("another");
     }),
+    ("I-10", |facts| {
+        ordered(facts, |order| order.plan.tokens = 3)
+    }),
+    ("I-10", |facts| {
+        ordered(facts, |order| order.plan.steps = vec![vec![Tool::Look]]);
+    }),
+    ("I-10", |facts| {
+        if let What::Sent { run, .. } = &mut facts.entries[0].what {
+            *run = Some("another".into());
+        }
+    }),
     ("I-12", |facts| {
         // The last event, which stands before the end of the stream.
         let place = facts.entries.len() - 2;
@@ -288,6 +327,12 @@ const CHANGES: [(&str, Change); 35] = [
         facts.rows.push(parent);
         let shown = facts.shown[&response_id(ID)].clone();
         facts.shown.insert(response_id(Uuid::from_u128(8)), shown);
+    }),
+    ("I-24", |facts| {
+        ordered(facts, |order| order.previous = Some("resp_x".into()));
+    }),
+    ("I-24", |facts| {
+        ordered(facts, |order| order.conversation = Some("c".into()));
     }),
     ("I-24", |facts| {
         let told = crate::plan::TurnSeen {

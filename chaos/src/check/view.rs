@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Facts, response_id};
 use crate::client::is_last;
-use crate::history::{Action, What};
+use crate::history::{Action, Order, What};
 use crate::plan::tokens;
 
 /// One request and all that came of it.
@@ -39,6 +39,8 @@ pub struct View<'a> {
     pub ops: BTreeMap<u64, Op<'a>>,
     /// The run of each response.
     pub runs: HashMap<String, String>,
+    /// What each run is to do, as clients asked for it.
+    pub orders: HashMap<&'a str, &'a Order>,
     /// Responses that somebody tried to delete.
     pub deleted: HashSet<String>,
     /// The final log of each response, as events.
@@ -48,6 +50,7 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     pub fn of(facts: &'a Facts) -> Self {
         let mut ops: BTreeMap<u64, Op<'a>> = BTreeMap::new();
+        let mut orders = HashMap::new();
         for entry in &facts.entries {
             let (What::Sent { op, .. }
             | What::Answered { op, .. }
@@ -62,8 +65,12 @@ impl<'a> View<'a> {
                 response,
                 run,
                 key,
+                order,
             } = &entry.what
             {
+                if let (Some(run), Some(order)) = (run, order) {
+                    orders.insert(run.as_str(), order);
+                }
                 let begun = Op {
                     number: *op,
                     sent_ns: entry.at_ns,
@@ -136,8 +143,12 @@ impl<'a> View<'a> {
             }
             logs.insert(response.clone(), events);
         }
+        for (response, run) in &facts.inputs {
+            runs.entry(response.clone()).or_insert_with(|| run.clone());
+        }
         Self {
             ops,
+            orders,
             runs,
             deleted,
             logs,
