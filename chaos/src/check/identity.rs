@@ -26,6 +26,7 @@ pub fn check(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
     found_until_deleted(facts, view, violations);
     honest_answers(facts, view, violations);
     lasting_ends(facts, view, violations);
+    nothing_left_of_refusals(facts, view, violations);
 }
 
 /// I-2: whoever repeats a request, or sends it once, makes one response.
@@ -165,6 +166,38 @@ fn lasting_ends(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>)
             if *status == 200 && object != body {
                 let what = format!(
                     "request {} was told of {body}, and it is {object}",
+                    op.number
+                );
+                violations.push(Violation::new("I-33", what).of(response));
+            }
+        }
+    }
+}
+
+/// I-33: of a request that was sent once and refused, nothing is left: no response, or one that another process had taken
+/// over before it could be removed.
+fn nothing_left_of_refusals(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
+    let rows = View::rows(facts);
+    let responses = view.responses();
+    for op in view.ops.values().filter(|op| op.key.is_none()) {
+        let (Some(run), Some(status), Some(body)) = (op.run, op.status, op.body) else {
+            continue;
+        };
+        let code = body["error"]["code"].as_str().unwrap_or_default();
+        // Whoever waits may also be told so when the run has begun.
+        let is_admission = matches!(op.action, Action::Stream | Action::Background);
+        let is_refused = match status {
+            400..500 => op.action.creates(),
+            503 => is_admission && code == "store_unavailable",
+            _ => false,
+        };
+        if !is_refused {
+            continue;
+        }
+        for response in responses.get(run).into_iter().flatten() {
+            if rows.get(*response).is_some_and(|row| row.epoch <= 1) {
+                let what = format!(
+                    "it is there, though its request {} was refused with {status} {code}",
                     op.number
                 );
                 violations.push(Violation::new("I-33", what).of(response));

@@ -149,6 +149,23 @@ fn asked(facts: &mut Facts, op: u64, action: Action, status: u16, body: Value) {
     push(facts, answered);
 }
 
+/// Makes the response one whose only request was refused.
+fn refused_before(facts: &mut Facts, status: u16, code: &str) {
+    facts.entries.truncate(1);
+    if let What::Sent { key, .. } = &mut facts.entries[0].what {
+        *key = None;
+    }
+    facts.inputs.insert(response_id(ID), "r".into());
+    let body = json!({ "error": { "code": code } });
+    let answered = What::Answered {
+        op: 0,
+        status,
+        retry_after: true,
+        body,
+    };
+    push(facts, answered);
+}
+
 fn execution(tool: Tool, attempt: u64, key: &str) -> Execution {
     Execution {
         at_ns: 0,
@@ -181,7 +198,7 @@ fn an_episode_in_which_all_is_well_has_no_violations() {
 type Change = fn(&mut Facts);
 
 /// What breaks which invariant.
-const CHANGES: [(&str, Change); 40] = [
+const CHANGES: [(&str, Change); 42] = [
     ("I-1", |facts| asked(facts, 1, Action::Get, 404, json!({}))),
     ("I-1", |facts| {
         asked(facts, 1, Action::Delete, 200, json!({}));
@@ -366,6 +383,12 @@ const CHANGES: [(&str, Change); 40] = [
     }),
     ("I-1", |facts| {
         asked(facts, 1, Action::Cancel, 404, json!({}));
+    }),
+    ("I-33", |facts| {
+        refused_before(facts, 409, "previous_response_not_completed")
+    }),
+    ("I-33", |facts| {
+        refused_before(facts, 503, "store_unavailable")
     }),
     ("I-25", |facts| facts.rows[0].status = 2),
     ("I-30", |facts| {
