@@ -39,13 +39,6 @@ pub struct Options {
     pub failpoints: String,
 }
 
-impl Options {
-    /// How often failpoints may let an orchestrator go on without knowing that it lost its runs.
-    pub fn zombies(&self) -> usize {
-        if self.failpoints.is_empty() { 0 } else { 3 }
-    }
-}
-
 /// A running cluster. Everything ends when it is dropped.
 #[derive(Debug)]
 pub struct Cluster {

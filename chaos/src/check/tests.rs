@@ -149,6 +149,23 @@ fn asked(facts: &mut Facts, op: u64, action: Action, status: u16, body: Value) {
     push(facts, answered);
 }
 
+/// The only stream breaks at its end.
+fn broken(facts: &mut Facts) {
+    facts.entries.pop();
+    let why = String::new();
+    push(facts, What::Broken { op: 0, why });
+}
+
+/// Something is done to a gateway all the time.
+fn touch(gateway: usize, drains: bool) -> Touch {
+    Touch {
+        gateway,
+        from_ns: 0,
+        to_ns: u64::MAX,
+        drains,
+    }
+}
+
 /// Makes the response one whose only request was refused.
 fn refused_before(facts: &mut Facts, status: u16, code: &str) {
     facts.entries.truncate(1);
@@ -198,7 +215,7 @@ fn an_episode_in_which_all_is_well_has_no_violations() {
 type Change = fn(&mut Facts);
 
 /// What breaks which invariant.
-const CHANGES: [(&str, Change); 42] = [
+const CHANGES: [(&str, Change); 43] = [
     ("I-1", |facts| asked(facts, 1, Action::Get, 404, json!({}))),
     ("I-1", |facts| {
         asked(facts, 1, Action::Delete, 200, json!({}));
@@ -294,10 +311,20 @@ const CHANGES: [(&str, Change); 42] = [
         facts.entries.remove(place);
     }),
     ("I-12", |facts| {
-        facts.gateways_untouched = true;
-        facts.entries.pop();
-        let why = String::new();
-        push(facts, What::Broken { op: 0, why });
+        broken(facts);
+        // It is another's, or came later.
+        facts.touches = vec![
+            touch(1, true),
+            Touch {
+                from_ns: 99,
+                ..touch(0, true)
+            },
+        ];
+    }),
+    ("I-12", |facts| {
+        let place = facts.entries.len() - 2;
+        facts.entries.remove(place);
+        facts.touches = vec![touch(1, true), touch(0, false)];
     }),
     ("I-13", |facts| {
         facts.executions = vec![
@@ -402,6 +429,15 @@ fn a_cancel_that_comes_too_late_may_say_so() {
     let mut facts = good();
     let error = json!({ "error": { "message": "Cannot cancel a completed response." } });
     asked(&mut facts, 1, Action::Cancel, 400, error);
+
+    assert_eq!(check(&facts), []);
+}
+
+#[test]
+fn a_stream_may_break_with_its_gateway() {
+    let mut facts = good();
+    broken(&mut facts);
+    facts.touches = vec![touch(0, false)];
 
     assert_eq!(check(&facts), []);
 }
