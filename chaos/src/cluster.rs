@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::model::Model;
 use crate::tools::Tools;
 
-pub use self::part::{Kind, Part, PartId};
+pub use self::part::{Kind, Part, PartId, UNENDED};
 use self::wiring::Wiring;
 pub use self::wiring::{Edge, front};
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::check::{self, Facts, Touch, Violation};
 use crate::client::Client;
-use crate::cluster::{Cluster, Kind, PartId, front};
+use crate::cluster::{Cluster, Kind, PartId, UNENDED, front};
 use crate::history::History;
 use crate::nemesis::{self, Done, Fault, FaultKind, World};
 use crate::plan::Plan;
@@ -48,6 +48,8 @@ pub struct Settings {
     pub faults: Duration,
     /// Answers of the model in 100 that something goes wrong with.
     pub trouble_percent: u64,
+    /// Runs one episode again, with its seed after it.
+    pub replay: String,
     /// Where failed episodes are kept.
     pub keep: PathBuf,
     /// Keep those that passed, too.
@@ -127,6 +129,7 @@ pub async fn run(
     violations.extend(check::check(&facts));
     violations.extend(samples.violations.iter().cloned());
     violations.extend(complaints(cluster).await);
+    violations.extend(done.iter().filter_map(unended));
     let waits = recovery::waits(&done, &samples, |id| front(&cluster.proxies, id));
     let mut counts = Counts::of(&done, &facts, cluster);
     counts.crashes = cluster.crashes.load(Ordering::Relaxed) - crashes_before;
@@ -292,6 +295,12 @@ async fn complaints(cluster: &Cluster) -> Vec<Violation> {
         }
     }
     violations
+}
+
+/// I-25: a process that is asked to end does.
+fn unended(done: &Done) -> Option<Violation> {
+    let odd = done.odd.as_deref().filter(|odd| odd.contains(UNENDED))?;
+    Some(Violation::new("I-25", odd))
 }
 
 /// What faults did to gateways; times are counted from `epoch`.

@@ -295,7 +295,7 @@ const CHANGES: [(&str, Change); 43] = [
         shown[0].object.1["model"] = json!("another");
     }),
     ("I-10", |facts| {
-        ordered(facts, |order| order.plan.tokens = 3)
+        ordered(facts, |order| order.plan.tokens = 3);
     }),
     ("I-10", |facts| {
         ordered(facts, |order| order.plan.steps = vec![vec![Tool::Look]]);
@@ -412,10 +412,10 @@ const CHANGES: [(&str, Change); 43] = [
         asked(facts, 1, Action::Cancel, 404, json!({}));
     }),
     ("I-33", |facts| {
-        refused_before(facts, 409, "previous_response_not_completed")
+        refused_before(facts, 409, "previous_response_not_completed");
     }),
     ("I-33", |facts| {
-        refused_before(facts, 503, "store_unavailable")
+        refused_before(facts, 503, "store_unavailable");
     }),
     ("I-25", |facts| facts.rows[0].status = 2),
     ("I-30", |facts| {

@@ -50,7 +50,6 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     pub fn of(facts: &'a Facts) -> Self {
         let mut ops: BTreeMap<u64, Op<'a>> = BTreeMap::new();
-        let mut orders = HashMap::new();
         for entry in &facts.entries {
             let (What::Sent { op, .. }
             | What::Answered { op, .. }
@@ -65,12 +64,9 @@ impl<'a> View<'a> {
                 response,
                 run,
                 key,
-                order,
+                order: _,
             } = &entry.what
             {
-                if let (Some(run), Some(order)) = (run, order) {
-                    orders.insert(run.as_str(), order);
-                }
                 let begun = Op {
                     number: *op,
                     sent_ns: entry.at_ns,
@@ -148,8 +144,8 @@ impl<'a> View<'a> {
         }
         Self {
             ops,
-            orders,
             runs,
+            orders: orders(facts),
             deleted,
             logs,
         }
@@ -169,6 +165,22 @@ impl<'a> View<'a> {
         let rows = facts.rows.iter();
         rows.map(|row| (response_id(row.id), row)).collect()
     }
+}
+
+/// What each run was ordered to do.
+fn orders(facts: &Facts) -> HashMap<&str, &Order> {
+    facts
+        .entries
+        .iter()
+        .filter_map(|entry| match &entry.what {
+            What::Sent {
+                run: Some(run),
+                order: Some(order),
+                ..
+            } => Some((run.as_str(), order)),
+            _ => None,
+        })
+        .collect()
 }
 
 /// The event in a frame.
