@@ -96,14 +96,23 @@ pub struct Facts {
     /// Parents of turns.
     pub turns: HashMap<Uuid, Option<Uuid>>,
     pub conversations: Vec<Conversation>,
+    /// The runs of responses that no client heard of, by what they were made from.
+    pub inputs: HashMap<String, String>,
     /// By response, what each gateway shows.
     pub shown: HashMap<String, Vec<Shown>>,
-    /// Whether gateways were asked to end, which ends streams without their last event.
-    pub gateways_drained: bool,
-    /// Whether nothing was done to gateways, so that no connection of a client has a reason to break.
-    pub gateways_untouched: bool,
-    /// How often orchestrators may have gone on without knowing that they had lost their runs.
-    pub zombies: usize,
+    /// What was done to gateways: clients' connections have no other reason to break.
+    pub touches: Vec<Touch>,
+}
+
+/// Something was done to a gateway.
+#[derive(Clone, Copy, Debug)]
+pub struct Touch {
+    pub gateway: usize,
+    /// When it began and when it was over.
+    pub from_ns: u64,
+    pub to_ns: u64,
+    /// The gateway was asked to end, which ends streams without their last event.
+    pub drains: bool,
 }
 
 /// All violated invariants.

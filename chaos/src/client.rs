@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
-use crate::history::{Action, History};
+use crate::history::{Action, History, Order};
 use crate::plan::{Plan, Tool};
 use crate::random::Random;
 
@@ -44,9 +44,20 @@ struct Made {
 /// A request that makes a run.
 #[derive(Clone, Debug)]
 struct Creation {
-    run: String,
+    plan: Plan,
     body: Value,
     key: Option<String>,
+}
+
+impl Creation {
+    fn order(&self) -> Order {
+        let text = |name: &str| self.body[name].as_str().map(str::to_owned);
+        Order {
+            plan: self.plan.clone(),
+            previous: text("previous_response_id"),
+            conversation: text("conversation"),
+        }
+    }
 }
 
 /// How a creation ended.
@@ -125,8 +136,8 @@ impl Client {
         };
         let model = if random.chance(25) { "kept" } else { "plain" };
         Creation {
-            run: run.to_owned(),
             body: json!({ "model": model, "input": plan.prompt() }),
+            plan,
             key: random.chance(70).then(|| format!("key-{run}")),
         }
     }
@@ -186,7 +197,7 @@ impl Client {
 
     /// Sends the same request to two gateways at once.
     async fn doubled(&mut self, mut creation: Creation) -> Option<Made> {
-        creation.key = Some(format!("key-{}", creation.run));
+        creation.key = Some(format!("key-{}", creation.plan.run));
         if self.random.chance(70) {
             creation.body["stream"] = true.into();
         }
@@ -252,7 +263,7 @@ impl Client {
             "model": creation.body["model"], "stream": streams,
             "messages": [{ "role": "user", "content": creation.body["input"] }],
         });
-        let session = format!("session-{}", creation.run);
+        let session = format!("session-{}", creation.plan.run);
         let request = Request {
             method: reqwest::Method::POST,
             path: "/v1/chat/completions".to_owned(),
@@ -260,7 +271,12 @@ impl Client {
             headers: vec![("x-hermes-session-id", session)],
             action: Action::Chat,
             response: None,
-            run: Some(creation.run),
+            order: Some(Order {
+                previous: None,
+                conversation: None,
+                ..creation.order()
+            }),
+            run: Some(creation.plan.run),
             key: None,
         };
         let (op, answer) = self.send(gateway, request).await;
@@ -333,8 +349,9 @@ impl Client {
                 body: Some(creation.body.clone()),
                 headers,
                 action,
-                run: Some(creation.run.clone()),
+                run: Some(creation.plan.run.clone()),
                 key: creation.key.clone(),
+                order: Some(creation.order()),
                 ..Request::bare(reqwest::Method::POST, "/v1/responses")
             };
             let (op, answer) = self.send(gateway, request).await;
@@ -348,7 +365,7 @@ impl Client {
                     };
                     let read = self.read_stream(answer, reading).await;
                     if let Some(id) = read.id {
-                        let run = creation.run.clone();
+                        let run = creation.plan.run.clone();
                         return Created::Response(Made { id, run }, read.over, read.last);
                     }
                 } else if let Some(body) = self.read_whole(op, answer).await {
@@ -356,7 +373,7 @@ impl Client {
                         (200, Some(id)) => {
                             let made = Made {
                                 id: id.to_owned(),
-                                run: creation.run.clone(),
+                                run: creation.plan.run.clone(),
                             };
                             return Created::Response(made, is_over(&body), None);
                         }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::model::Model;
 use crate::tools::Tools;
 
-pub use self::part::{Kind, Part, PartId};
+pub use self::part::{Kind, Part, PartId, UNENDED};
 use self::wiring::Wiring;
 pub use self::wiring::{Edge, front};
 
@@ -37,13 +37,6 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// Failpoints, as `TALARIA_FAILPOINTS` takes them; empty for none.
     pub failpoints: String,
-}
-
-impl Options {
-    /// How often failpoints may let an orchestrator go on without knowing that it lost its runs.
-    pub fn zombies(&self) -> usize {
-        if self.failpoints.is_empty() { 0 } else { 3 }
-    }
 }
 
 /// A running cluster. Everything ends when it is dropped.

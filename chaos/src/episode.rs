@@ -14,9 +14,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::check::{self, Facts, Violation};
+use crate::check::{self, Facts, Touch, Violation};
 use crate::client::Client;
-use crate::cluster::{Cluster, Kind, PartId, front};
+use crate::cluster::{Cluster, Kind, PartId, UNENDED, front};
 use crate::history::History;
 use crate::nemesis::{self, Done, Fault, FaultKind, World};
 use crate::plan::Plan;
@@ -48,6 +48,8 @@ pub struct Settings {
     pub faults: Duration,
     /// Answers of the model in 100 that something goes wrong with.
     pub trouble_percent: u64,
+    /// Runs one episode again, with its seed after it.
+    pub replay: String,
     /// Where failed episodes are kept.
     pub keep: PathBuf,
     /// Keep those that passed, too.
@@ -121,20 +123,13 @@ pub async fn run(
         entries: history.entries(),
         calls: cluster.model.calls(),
         executions: cluster.tools.executions(),
-        gateways_drained: done.iter().any(|done| drains_gateways(&done.fault)),
-        gateways_untouched: !done
-            .iter()
-            .any(|done| touches_gateways(cluster, &done.fault)),
-        zombies: cluster.options.zombies()
-            + done
-                .iter()
-                .filter(|done| makes_zombies(&done.fault))
-                .count(),
+        touches: touches(cluster, &done, epoch),
         ..gather::facts(cluster, floor, &history).await?
     };
     violations.extend(check::check(&facts));
     violations.extend(samples.violations.iter().cloned());
     violations.extend(complaints(cluster).await);
+    violations.extend(done.iter().filter_map(unended));
     let waits = recovery::waits(&done, &samples, |id| front(&cluster.proxies, id));
     let mut counts = Counts::of(&done, &facts, cluster);
     counts.crashes = cluster.crashes.load(Ordering::Relaxed) - crashes_before;
@@ -302,43 +297,47 @@ async fn complaints(cluster: &Cluster) -> Vec<Violation> {
     violations
 }
 
-/// Whether a fault may break connections of clients.
-fn touches_gateways(cluster: &Cluster, fault: &Fault) -> bool {
-    let is_gateway = |id: &PartId| id.kind == Kind::Gateway;
+/// I-25: a process that is asked to end does.
+fn unended(done: &Done) -> Option<Violation> {
+    let odd = done.odd.as_deref().filter(|odd| odd.contains(UNENDED))?;
+    Some(Violation::new("I-25", odd))
+}
+
+/// What faults did to gateways; times are counted from `epoch`.
+fn touches(cluster: &Cluster, done: &[Done], epoch: Instant) -> Vec<Touch> {
+    let nanoseconds = |at: Instant| {
+        let since = at.saturating_duration_since(epoch);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    };
+    let mut touches = Vec::new();
+    for done in done {
+        for id in cluster.all(Kind::Gateway) {
+            if touches_gateway(cluster, &done.fault, id) {
+                touches.push(Touch {
+                    gateway: id.index,
+                    from_ns: nanoseconds(done.from),
+                    to_ns: nanoseconds(done.to),
+                    drains: matches!(done.fault, Fault::Terminate(_) | Fault::Rolling),
+                });
+            }
+        }
+    }
+    touches
+}
+
+/// Whether a fault may break connections of a gateway's clients.
+fn touches_gateway(cluster: &Cluster, fault: &Fault, gateway: PartId) -> bool {
     match fault {
         Fault::Kill(id, _)
         | Fault::Freeze(id, _)
         | Fault::Terminate(id)
-        | Fault::Partition(id, ..) => is_gateway(id),
+        | Fault::Partition(id, ..) => *id == gateway,
         Fault::Edge(place, ..) => {
             let edge = cluster.proxies.get(*place);
-            edge.is_some_and(|edge| edge.to.as_ref().is_some_and(is_gateway))
+            edge.is_some_and(|edge| edge.to == Some(gateway))
         }
         Fault::KillAll(kind, _) => *kind == Kind::Gateway,
         Fault::Rolling => true,
         Fault::Postgres(_) | Fault::Terminations(_) | Fault::FreezeBackend(_) => false,
-    }
-}
-
-fn drains_gateways(fault: &Fault) -> bool {
-    match fault {
-        Fault::Terminate(PartId { kind, .. }) => *kind == Kind::Gateway,
-        Fault::Rolling => true,
-        _ => false,
-    }
-}
-
-/// Whether an orchestrator may go on without knowing that others took its runs over.
-fn makes_zombies(fault: &Fault) -> bool {
-    match fault {
-        Fault::Freeze(..)
-        | Fault::Partition(..)
-        | Fault::Edge(..)
-        | Fault::FreezeBackend(_)
-        | Fault::Postgres(_)
-        | Fault::Terminations(_)
-        | Fault::KillAll(..)
-        | Fault::Rolling => true,
-        Fault::Kill(id, _) | Fault::Terminate(id) => id.kind != Kind::Orchestrator,
     }
 }

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
+use crate::plan::Plan;
+
 /// One thing that a client did or saw.
 #[derive(Clone, Debug, Serialize)]
 pub struct Entry {
@@ -31,6 +33,8 @@ pub enum What {
         response: Option<String>,
         run: Option<String>,
         key: Option<String>,
+        /// What the run that it makes is to do.
+        order: Option<Order>,
     },
     /// Its answer, with the body where it is not a stream.
     Answered {
@@ -56,6 +60,16 @@ pub enum What {
     },
     /// The client went away in the middle.
     Left { op: u64 },
+}
+
+/// What a request that makes a run asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Order {
+    pub plan: Plan,
+    /// `previous_response_id`
+    pub previous: Option<String>,
+    /// The name of a conversation.
+    pub conversation: Option<String>,
 }
 
 /// What a request wants.

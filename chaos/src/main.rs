@@ -207,7 +207,7 @@ async fn run(flags: &Flags, until_failure: bool) -> anyhow::Result<Report> {
                         continue;
                     }
                 };
-                say(number, &outcome);
+                say(number, &outcome, &settings.replay);
                 report
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
@@ -227,7 +227,7 @@ async fn run(flags: &Flags, until_failure: bool) -> anyhow::Result<Report> {
     Ok(std::mem::take(&mut *report))
 }
 
-fn say(number: usize, outcome: &episode::Outcome) {
+fn say(number: usize, outcome: &episode::Outcome, replay: &str) {
     let counts = &outcome.counts;
     let verdict = if outcome.violations.is_empty() {
         "passed".to_owned()
@@ -251,7 +251,7 @@ fn say(number: usize, outcome: &episode::Outcome) {
     }
     if let Some(kept) = &outcome.kept {
         println!(
-            "  see {}; replay with --replay {}",
+            "  see {}; replay with {replay} {}",
             kept.display(),
             outcome.seed
         );
@@ -273,9 +273,36 @@ fn settings(flags: &Flags) -> anyhow::Result<Settings> {
         most_faults: flags.most_faults,
         faults: Duration::from_secs(flags.fault_seconds),
         trouble_percent: flags.trouble_percent,
+        replay: replay(flags),
         keep: flags.directory.clone(),
         keep_all: flags.keep,
     })
+}
+
+/// The command line that runs an episode of these flags again, up to its seed.
+fn replay(flags: &Flags) -> String {
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
+    let mut words = vec!["talaria-chaos".to_owned()];
+    let mut say = |name: &str, value: String| words.extend([format!("--{name}"), value]);
+    say("seed", flags.seed.to_string());
+    say("clients", flags.clients.to_string());
+    say("most-faults", flags.most_faults.to_string());
+    say("fault-seconds", flags.fault_seconds.to_string());
+    say("trouble-percent", flags.trouble_percent.to_string());
+    if let Some(binary) = &flags.binary {
+        say("binary", quoted(binary));
+    }
+    if let Some(faults) = &flags.faults {
+        say("faults", faults.join(","));
+    }
+    if !flags.failpoints.is_empty() {
+        say("failpoints", quoted(&flags.failpoints));
+    }
+    for variable in &flags.env {
+        say("env", quoted(variable));
+    }
+    words.push("--replay".to_owned());
+    words.join(" ")
 }
 
 fn options(flags: &Flags) -> anyhow::Result<Options> {
@@ -305,6 +332,25 @@ fn options(flags: &Flags) -> anyhow::Result<Options> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_to_replay_an_episode_does() {
+        let given = [
+            "talaria-chaos",
+            "--seed=7",
+            "--faults=kill,freeze",
+            "--failpoints=tool.after_intent=1:sleep 3000",
+            "--env=TALARIA_KNOWN_BUG=no-seal",
+        ];
+        let said = replay(&Cli::parse_from(given).flags);
+
+        assert_eq!(
+            said,
+            "talaria-chaos --seed 7 --clients 40 --most-faults 6 --fault-seconds 15 --trouble-percent 3 \
+             --faults kill,freeze --failpoints 'tool.after_intent=1:sleep 3000' \
+             --env 'TALARIA_KNOWN_BUG=no-seal' --replay"
+        );
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {

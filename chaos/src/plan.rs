@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 const BEGIN: char = '⟦';
 const END: char = '⟧';
+/// Tokens before calls.
+const FEW_TOKENS: usize = 4;
 
 /// What one run does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +99,15 @@ impl Plan {
             }
         }
         (self.steps.len(), Vec::new())
+    }
+
+    /// How many tokens the model says in a step.
+    pub fn tokens_of(&self, step: usize) -> usize {
+        if step < self.steps.len() {
+            FEW_TOKENS
+        } else {
+            self.tokens
+        }
     }
 
     /// Arguments of a call, which say where it belongs.

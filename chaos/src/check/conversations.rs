@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::history::Action;
 use crate::plan::{TurnSeen, text_of};
 
 use super::{Facts, Row, View, Violation, response_id};
@@ -19,8 +20,55 @@ pub fn check(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
         .map(|(turn, parent)| (*turn, *parent))
         .chain(facts.rows.iter().map(|row| (row.id, row.parent_turn)))
         .collect();
+    origins(facts, view, &rows, violations);
     contexts(facts, view, &rows, &parents, violations);
     heads(facts, view, &rows, &parents, violations);
+}
+
+/// I-24: a response continues from what its request names, and from nothing else.
+fn origins(
+    facts: &Facts,
+    view: &View<'_>,
+    rows: &HashMap<Uuid, &Row>,
+    violations: &mut Vec<Violation>,
+) {
+    let chats: HashSet<&str> = view
+        .ops
+        .values()
+        .filter(|op| op.action == Action::Chat)
+        .filter_map(|op| op.run)
+        .collect();
+    let mut names: HashMap<&str, Uuid> = HashMap::new();
+    let mut conversations: HashMap<Uuid, &str> = HashMap::new();
+    for row in &facts.rows {
+        let response = response_id(row.id);
+        let Some(run) = view.runs.get(&response).map(String::as_str) else {
+            continue;
+        };
+        // The conversation of a completion is its session's.
+        let Some(order) = view.orders.get(run).filter(|_| !chats.contains(run)) else {
+            continue;
+        };
+        let parent = row.parent_turn.map(response_id);
+        let is_right = match (&order.previous, &order.conversation, row.conversation) {
+            (Some(previous), ..) => parent.as_ref() == Some(previous),
+            (None, None, conversation) => parent.is_none() && conversation.is_none(),
+            (None, Some(_), None) => false,
+            (None, Some(name), Some(id)) => {
+                let before = row.parent_turn.and_then(|turn| rows.get(&turn));
+                *names.entry(name).or_insert(id) == id
+                    && *conversations.entry(id).or_insert(name) == name
+                    && before.is_none_or(|before| before.conversation == Some(id))
+            }
+        };
+        if !is_right {
+            let what = format!(
+                "it goes on from {parent:?} in {:?}, and was to go on from {:?} in {:?}",
+                row.conversation, order.previous, order.conversation
+            );
+            violations.push(Violation::new("I-24", what).of(&response));
+        }
+    }
 }
 
 /// I-24: the model was told of exactly the turns that the response continues from, all of them completed.

@@ -23,8 +23,13 @@ pub fn check(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
 fn effects(facts: &Facts, violations: &mut Vec<Violation>) {
     let mut charges: HashMap<(&str, Place), Vec<u64>> = HashMap::new();
     let mut keys: HashMap<Key<'_>, BTreeSet<Option<&str>>> = HashMap::new();
+    let mut calls: HashMap<&str, BTreeSet<Key<'_>>> = HashMap::new();
     for execution in &facts.executions {
         let run = execution.run.as_str();
+        if let Some(key) = &execution.key {
+            let call = (run, execution.place, execution.attempt);
+            calls.entry(key).or_default().insert(call);
+        }
         match execution.tool {
             Tool::Charge => charges
                 .entry((run, execution.place))
@@ -53,6 +58,12 @@ fn effects(facts: &Facts, violations: &mut Vec<Violation>) {
             violations.push(Violation::new("I-14", what));
         }
     }
+    for (key, calls) in calls {
+        if calls.len() > 1 {
+            let what = format!("{key} was given to several calls: {calls:?}");
+            violations.push(Violation::new("I-14", what));
+        }
+    }
 }
 
 /// I-15 and I-16: the log knows of every execution, and every result in the log had one.
@@ -60,6 +71,12 @@ fn ledger(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
     let executed: HashSet<Key<'_>> = facts
         .executions
         .iter()
+        .map(|execution| (execution.run.as_str(), execution.place, execution.attempt))
+        .collect();
+    let ended: HashSet<Key<'_>> = facts
+        .executions
+        .iter()
+        .filter(|execution| execution.ended_ns.is_some())
         .map(|execution| (execution.run.as_str(), execution.place, execution.attempt))
         .collect();
     let mut intended: HashSet<(String, Place, u64)> = HashSet::new();
@@ -89,7 +106,7 @@ fn ledger(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
                         continue;
                     };
                     let says_done = item["output"].to_string().contains("done");
-                    if says_done && !executed.contains(&(run.as_str(), *place, *attempt)) {
+                    if says_done && !ended.contains(&(run.as_str(), *place, *attempt)) {
                         let what = format!("the log has a result of {place:?} that no tool gave");
                         violations.push(Violation::new("I-15", what).of(response));
                     }
@@ -133,7 +150,8 @@ fn model_calls(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) 
         let steps: BTreeSet<usize> = calls.iter().map(|call| call.step).collect();
         let troubles = calls.iter().filter(|call| call.trouble.is_some()).count();
         let takeovers = epochs.get(run).map_or(0, |epoch| epoch.saturating_sub(1));
-        let most = steps.len() + troubles + takeovers + facts.zombies + SPARE_CALLS;
+        // With each takeover, whoever takes over asks again, and whoever lost the run may ask once more.
+        let most = steps.len() + troubles + 2 * takeovers + SPARE_CALLS;
         if epochs.contains_key(run) && calls.len() > most {
             let what = format!(
                 "{run} asked the model {} times for {} steps, with {troubles} troubles and {takeovers} takeovers",
@@ -150,7 +168,8 @@ fn model_calls(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) 
             }
             furthest = furthest.max(call.step);
         }
-        if backwards > facts.zombies {
+        // Whoever lost the run may ask for what it was at, which may be tried again.
+        if epochs.contains_key(run) && backwards > takeovers + troubles {
             let order: Vec<usize> = calls.iter().map(|call| call.step).collect();
             let what = format!("{run} asked for steps that were over: {order:?}");
             violations.push(Violation::new("I-19", what));

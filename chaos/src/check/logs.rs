@@ -5,7 +5,7 @@ use talaria_testkit::check as judge;
 use talaria_testkit::sse::frames;
 
 use super::{Facts, Row, Shown, View, Violation};
-use crate::plan::{text_of, tokens};
+use crate::plan::{Place, Plan, text_of, tokens};
 
 /// The smallest status that is an end.
 const FIRST_TERMINAL: i16 = 3;
@@ -24,8 +24,14 @@ pub fn check(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
         if let Some(Err(what)) = view.logs.get(response).map(|log| one_at_a_time(log)) {
             broken("I-9", what);
         }
+        let run = view.runs.get(response).map(String::as_str);
+        let order = run.and_then(|run| view.orders.get(run));
+        let asked = Asked {
+            run,
+            plan: order.map(|order| &order.plan),
+        };
         for (gateway, shown) in facts.shown.get(response).into_iter().flatten().enumerate() {
-            match judged(row, shown) {
+            match judged(row, shown, asked) {
                 Ok(()) => {}
                 Err(_) if view.deleted.contains(response) => {}
                 Err((invariant, what)) => broken(invariant, format!("{what} (gateway {gateway})")),
@@ -85,7 +91,7 @@ fn one_at_a_time(events: &[Value]) -> Result<(), String> {
 }
 
 /// Whether what a gateway shows is whole, well-formed and the same everywhere.
-fn judged(row: &Row, shown: &Shown) -> Result<(), (&'static str, String)> {
+fn judged(row: &Row, shown: &Shown, asked: Asked<'_>) -> Result<(), (&'static str, String)> {
     let log = shown
         .log
         .as_ref()
@@ -123,16 +129,69 @@ fn judged(row: &Row, shown: &Shown) -> Result<(), (&'static str, String)> {
         );
         return Err(("I-10", what));
     }
+    if let (3, Some(plan)) = (row.status, asked.plan) {
+        as_planned(&summary.items, plan).map_err(|what| ("I-10", what))?;
+    }
     for item in &summary.items {
         if item["type"] == "message" && item["role"] == "assistant" {
-            told(item).map_err(|what| ("I-10", what))?;
+            told(item, asked).map_err(|what| ("I-10", what))?;
         }
     }
     Ok(())
 }
 
-/// I-10: a message's text is what the model said in one answer, from its beginning on.
-fn told(item: &Value) -> Result<(), String> {
+/// What a response is to be.
+#[derive(Clone, Copy, Debug)]
+struct Asked<'a> {
+    /// The run that it is made for, if that is known.
+    run: Option<&'a str>,
+    plan: Option<&'a Plan>,
+}
+
+/// I-10: a message's text is what the model said in one answer of this run, from its beginning on; all of it, if the
+/// message is whole.
+fn told(item: &Value, asked: Asked<'_>) -> Result<(), String> {
     let text = text_of(&item["content"]);
-    tokens(&text).map(drop)
+    let found = tokens(&text)?;
+    if let (Some(found), Some(run)) = (&found, asked.run)
+        && found.run != run
+    {
+        return Err(format!("{text:?} is of another run than {run}"));
+    }
+    let Some(plan) = asked.plan else {
+        return Ok(());
+    };
+    let count = found.as_ref().map_or(0, |found| found.count);
+    let step = found.map_or(0, |found| found.step);
+    let planned = plan.tokens_of(step);
+    if count > planned || item["status"] == "completed" && count < planned {
+        return Err(format!(
+            "{text:?} has {count} tokens, and the model says {planned} in step {step}"
+        ));
+    }
+    Ok(())
+}
+
+/// I-10: a response that completed has a result of each call of its plan, and all of the last step's text at its end.
+fn as_planned(items: &[Value], plan: &Plan) -> Result<(), String> {
+    let results: Vec<&Value> = items
+        .iter()
+        .filter(|item| item["type"] == "function_call_output")
+        .map(|item| &item["call_id"])
+        .collect();
+    let done: Vec<Place> = items
+        .iter()
+        .filter(|item| item["type"] == "function_call" && results.contains(&&item["call_id"]))
+        .filter_map(|item| serde_json::from_str(item["arguments"].as_str()?).ok())
+        .collect();
+    let (step, missing) = plan.next_step(&done);
+    if !missing.is_empty() {
+        return Err(format!("it completed without a result of {missing:?}"));
+    }
+    let last = items.last().filter(|item| item["status"] == "completed");
+    let text = last.map(|item| text_of(&item["content"]));
+    match text.as_deref().map(tokens) {
+        Some(Ok(Some(found))) if found.step == step => Ok(()),
+        _ => Err(format!("it completed, and ends with {text:?}")),
+    }
 }

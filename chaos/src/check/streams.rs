@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::{Facts, View, Violation};
+use super::view::Op;
+use super::{Facts, Touch, View, Violation};
 use crate::history::Action;
 
 pub fn check(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
@@ -37,7 +38,7 @@ pub fn check(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
         }
         if op.ended.is_some()
             && !op.saw_last
-            && !facts.gateways_drained
+            && !touches(facts, op).any(|touch| touch.drains)
             && !view.deleted.contains(response)
             && op.status == Some(200)
             && matches!(op.action, Action::Stream | Action::Attach { .. })
@@ -48,16 +49,15 @@ pub fn check(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
             );
         }
     }
-    if facts.gateways_untouched {
-        for op in view.ops.values().filter(|op| !op.frames.is_empty()) {
-            if let Some(why) = op.broke {
-                let response = op.response.as_deref().unwrap_or("-");
-                let what = format!(
-                    "the stream broke, though nobody touched a gateway: {why} (request {})",
-                    op.number
-                );
-                violations.push(Violation::new("I-12", what).of(response));
-            }
+    for op in view.ops.values().filter(|op| !op.frames.is_empty()) {
+        let Some(why) = op.broke else { continue };
+        if touches(facts, op).next().is_none() {
+            let response = op.response.as_deref().unwrap_or("-");
+            let what = format!(
+                "the stream broke, though nobody touched gateway {}: {why} (request {})",
+                op.gateway, op.number
+            );
+            violations.push(Violation::new("I-12", what).of(response));
         }
     }
     for ((response, seq), (raw, op)) in seen {
@@ -88,4 +88,12 @@ pub fn check(facts: &Facts, view: &View<'_>, violations: &mut Vec<Violation>) {
             violations.push(Violation::new("I-3", what).of(response));
         }
     }
+}
+
+/// What was done to a request's gateway from when it was sent until all was over.
+fn touches(facts: &Facts, op: &Op<'_>) -> impl Iterator<Item = Touch> {
+    let (gateway, sent, ended) = (op.gateway, op.sent_ns, op.ended_ns);
+    facts.touches.iter().copied().filter(move |touch| {
+        touch.gateway == gateway && touch.from_ns <= ended && sent <= touch.to_ns
+    })
 }

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::*;
-use crate::history::{Action, What};
-use crate::plan::{Place, Tool, token};
+use crate::history::{Action, Order, What};
+use crate::plan::{Place, Plan, Tool, token};
 
 const ID: Uuid = Uuid::from_u128(7);
 
@@ -48,6 +48,31 @@ fn renamed(text: &str) -> String {
     }
 }
 
+/// What that run was asked for.
+fn order() -> Order {
+    Order {
+        plan: Plan {
+            run: "r".into(),
+            steps: Vec::new(),
+            tokens: 2,
+            pace_ms: 1,
+            tool_ms: 1,
+        },
+        previous: None,
+        conversation: None,
+    }
+}
+
+/// Gives the run another order.
+fn ordered(facts: &mut Facts, change: impl FnOnce(&mut Order)) {
+    if let What::Sent {
+        order: Some(order), ..
+    } = &mut facts.entries[0].what
+    {
+        change(order);
+    }
+}
+
 /// An episode in which one client streamed one run, and all is well.
 fn good() -> Facts {
     let log = log();
@@ -59,6 +84,7 @@ fn good() -> Facts {
         response: None,
         run: Some("r".into()),
         key: Some("k".into()),
+        order: Some(order()),
     }];
     for (seq, raw) in (0..).zip(&log) {
         let raw = raw.clone();
@@ -111,12 +137,47 @@ fn asked(facts: &mut Facts, op: u64, action: Action, status: u16, body: Value) {
         response: Some(response_id(ID)),
         run: Some("r".into()),
         key: None,
+        order: None,
     };
     push(facts, sent);
     let answered = What::Answered {
         op,
         status,
         retry_after: false,
+        body,
+    };
+    push(facts, answered);
+}
+
+/// The only stream breaks at its end.
+fn broken(facts: &mut Facts) {
+    facts.entries.pop();
+    let why = String::new();
+    push(facts, What::Broken { op: 0, why });
+}
+
+/// Something is done to a gateway all the time.
+fn touch(gateway: usize, drains: bool) -> Touch {
+    Touch {
+        gateway,
+        from_ns: 0,
+        to_ns: u64::MAX,
+        drains,
+    }
+}
+
+/// Makes the response one whose only request was refused.
+fn refused_before(facts: &mut Facts, status: u16, code: &str) {
+    facts.entries.truncate(1);
+    if let What::Sent { key, .. } = &mut facts.entries[0].what {
+        *key = None;
+    }
+    facts.inputs.insert(response_id(ID), "r".into());
+    let body = json!({ "error": { "code": code } });
+    let answered = What::Answered {
+        op: 0,
+        status,
+        retry_after: true,
         body,
     };
     push(facts, answered);
@@ -154,7 +215,7 @@ fn an_episode_in_which_all_is_well_has_no_violations() {
 type Change = fn(&mut Facts);
 
 /// What breaks which invariant.
-const CHANGES: [(&str, Change); 28] = [
+const CHANGES: [(&str, Change); 43] = [
     ("I-1", |facts| asked(facts, 1, Action::Get, 404, json!({}))),
     ("I-1", |facts| {
         asked(facts, 1, Action::Delete, 200, json!({}));
@@ -170,6 +231,7 @@ const CHANGES: [(&str, Change); 28] = [
             response: None,
             run: Some("r".into()),
             key: Some("k".into()),
+            order: None,
         };
         push(facts, sent);
         let answered = What::Answered {
@@ -232,16 +294,37 @@ const CHANGES: [(&str, Change); 28] = [
         let shown = facts.shown.values_mut().next().expect("there is one");
         shown[0].object.1["model"] = json!("another");
     }),
+    ("I-10", |facts| {
+        ordered(facts, |order| order.plan.tokens = 3);
+    }),
+    ("I-10", |facts| {
+        ordered(facts, |order| order.plan.steps = vec![vec![Tool::Look]]);
+    }),
+    ("I-10", |facts| {
+        if let What::Sent { run, .. } = &mut facts.entries[0].what {
+            *run = Some("another".into());
+        }
+    }),
     ("I-12", |facts| {
         // The last event, which stands before the end of the stream.
         let place = facts.entries.len() - 2;
         facts.entries.remove(place);
     }),
     ("I-12", |facts| {
-        facts.gateways_untouched = true;
-        facts.entries.pop();
-        let why = String::new();
-        push(facts, What::Broken { op: 0, why });
+        broken(facts);
+        // It is another's, or came later.
+        facts.touches = vec![
+            touch(1, true),
+            Touch {
+                from_ns: 99,
+                ..touch(0, true)
+            },
+        ];
+    }),
+    ("I-12", |facts| {
+        let place = facts.entries.len() - 2;
+        facts.entries.remove(place);
+        facts.touches = vec![touch(1, true), touch(0, false)];
     }),
     ("I-13", |facts| {
         facts.executions = vec![
@@ -251,6 +334,24 @@ const CHANGES: [(&str, Change); 28] = [
     }),
     ("I-14", |facts| {
         facts.executions = vec![execution(Tool::Keep, 0, "a"), execution(Tool::Keep, 0, "b")];
+    }),
+    ("I-14", |facts| {
+        facts.executions = vec![execution(Tool::Keep, 0, "a"), execution(Tool::Keep, 1, "a")];
+    }),
+    // The tool began, and did not end.
+    ("I-15", |facts| {
+        facts.executions = vec![execution(Tool::Look, 0, "a")];
+        for shown in facts.shown.values_mut().flatten() {
+            let log = shown.log.as_mut().expect("there is one");
+            let call = json!({ "type": "function_call", "call_id": "c", "arguments":
+                json!({ "run": "r", "step": 0, "call": 0, "attempt": 0 }).to_string() });
+            let result =
+                json!({ "type": "function_call_output", "call_id": "c", "output": "done" });
+            for item in [call, result] {
+                let event = json!({ "type": "response.output_item.done", "item": item });
+                log.push(frame(0, event));
+            }
+        }
     }),
     ("I-16", |facts| {
         facts.executions = vec![execution(Tool::Look, 0, "a")];
@@ -272,6 +373,12 @@ const CHANGES: [(&str, Change); 28] = [
         facts.shown.insert(response_id(Uuid::from_u128(8)), shown);
     }),
     ("I-24", |facts| {
+        ordered(facts, |order| order.previous = Some("resp_x".into()));
+    }),
+    ("I-24", |facts| {
+        ordered(facts, |order| order.conversation = Some("c".into()));
+    }),
+    ("I-24", |facts| {
         let told = crate::plan::TurnSeen {
             run: "r".into(),
             text: "something else".into(),
@@ -287,12 +394,53 @@ const CHANGES: [(&str, Change); 28] = [
     ("I-30", |facts| {
         asked(facts, 1, Action::Get, 500, json!({}));
     }),
+    ("I-30", |facts| {
+        asked(facts, 1, Action::Attach { after: None }, 502, json!({}));
+    }),
+    ("I-30", |facts| {
+        asked(facts, 1, Action::Stream, 404, json!({}));
+    }),
+    // It completed.
+    ("I-30", |facts| {
+        let error = json!({ "error": { "message": "Cannot cancel a failed response." } });
+        asked(facts, 1, Action::Cancel, 400, error);
+    }),
+    ("I-33", |facts| {
+        asked(facts, 1, Action::Delete, 503, json!({}));
+    }),
+    ("I-1", |facts| {
+        asked(facts, 1, Action::Cancel, 404, json!({}));
+    }),
+    ("I-33", |facts| {
+        refused_before(facts, 409, "previous_response_not_completed");
+    }),
+    ("I-33", |facts| {
+        refused_before(facts, 503, "store_unavailable");
+    }),
     ("I-25", |facts| facts.rows[0].status = 2),
     ("I-30", |facts| {
         let body = json!({ "error": { "code": "invalid_prompt" } });
         asked(facts, 1, Action::Get, 400, body);
     }),
 ];
+
+#[test]
+fn a_cancel_that_comes_too_late_may_say_so() {
+    let mut facts = good();
+    let error = json!({ "error": { "message": "Cannot cancel a completed response." } });
+    asked(&mut facts, 1, Action::Cancel, 400, error);
+
+    assert_eq!(check(&facts), []);
+}
+
+#[test]
+fn a_stream_may_break_with_its_gateway() {
+    let mut facts = good();
+    broken(&mut facts);
+    facts.touches = vec![touch(0, false)];
+
+    assert_eq!(check(&facts), []);
+}
 
 #[test]
 fn every_broken_invariant_is_named() {

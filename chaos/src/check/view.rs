@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Facts, response_id};
 use crate::client::is_last;
-use crate::history::{Action, What};
+use crate::history::{Action, Order, What};
 use crate::plan::tokens;
 
 /// One request and all that came of it.
@@ -39,6 +39,8 @@ pub struct View<'a> {
     pub ops: BTreeMap<u64, Op<'a>>,
     /// The run of each response.
     pub runs: HashMap<String, String>,
+    /// What each run is to do, as clients asked for it.
+    pub orders: HashMap<&'a str, &'a Order>,
     /// Responses that somebody tried to delete.
     pub deleted: HashSet<String>,
     /// The final log of each response, as events.
@@ -62,6 +64,7 @@ impl<'a> View<'a> {
                 response,
                 run,
                 key,
+                order: _,
             } = &entry.what
             {
                 let begun = Op {
@@ -136,9 +139,13 @@ impl<'a> View<'a> {
             }
             logs.insert(response.clone(), events);
         }
+        for (response, run) in &facts.inputs {
+            runs.entry(response.clone()).or_insert_with(|| run.clone());
+        }
         Self {
             ops,
             runs,
+            orders: orders(facts),
             deleted,
             logs,
         }
@@ -158,6 +165,22 @@ impl<'a> View<'a> {
         let rows = facts.rows.iter();
         rows.map(|row| (response_id(row.id), row)).collect()
     }
+}
+
+/// What each run was ordered to do.
+fn orders(facts: &Facts) -> HashMap<&str, &Order> {
+    facts
+        .entries
+        .iter()
+        .filter_map(|entry| match &entry.what {
+            What::Sent {
+                run: Some(run),
+                order: Some(order),
+                ..
+            } => Some((run.as_str(), order)),
+            _ => None,
+        })
+        .collect()
 }
 
 /// The event in a frame.

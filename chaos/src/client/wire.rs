@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{Client, PATIENCE};
-use crate::history::{Action, What};
+use crate::history::{Action, Order, What};
 
 /// How long the end of a run is waited for in one request.
 const LONG_PATIENCE: Duration = Duration::from_secs(45);
@@ -23,6 +23,7 @@ pub struct Request {
     pub response: Option<String>,
     pub run: Option<String>,
     pub key: Option<String>,
+    pub order: Option<Order>,
 }
 
 impl Request {
@@ -37,6 +38,7 @@ impl Request {
             response: None,
             run: None,
             key: None,
+            order: None,
         }
     }
 }
@@ -73,6 +75,7 @@ impl Client {
             response: request.response,
             run: request.run,
             key: request.key,
+            order: request.order,
         };
         self.history.note(self.index, sent);
         let why = match timeout(patience, call.send()).await {

@@ -8,6 +8,9 @@ use talaria_testkit::process::Process;
 use super::Options;
 use crate::proxy::Proxy;
 
+/// What is said of a process that had to be killed.
+pub const UNENDED: &str = "did not end within 20 s of SIGTERM";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     Store,
@@ -114,7 +117,7 @@ impl Part {
             self.refuse();
             if ended.is_err() {
                 self.kill().await;
-                anyhow::bail!("{} did not end within 20 s of SIGTERM", self.id);
+                anyhow::bail!("{} {UNENDED}", self.id);
             }
         }
         self.bury();

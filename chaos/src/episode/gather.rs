@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::check::{Conversation, Facts, Row, Shown, response_id};
 use crate::cluster::Cluster;
 use crate::history::{History, What};
+use crate::plan::{Plan, text_of};
 
 /// After this many logs that cannot be read, the rest are not: each takes its time, and the verdict is clear.
 const UNREADABLE: usize = 12;
@@ -52,7 +53,45 @@ pub async fn facts(cluster: &Cluster, floor: Uuid, history: &History) -> anyhow:
         })
         .buffer_unordered(AT_ONCE);
     facts.shown = shown.collect().await;
+    facts.inputs = inputs(cluster, &facts.rows, history).await;
     Ok(facts)
+}
+
+/// The runs of responses that no client heard of, as the first gateway shows what they were made from.
+async fn inputs(cluster: &Cluster, rows: &[Row], history: &History) -> HashMap<String, String> {
+    let heard = history.entries();
+    let heard: BTreeSet<&str> = heard
+        .iter()
+        .filter_map(|entry| match &entry.what {
+            What::Answered { body, .. } => body["id"].as_str(),
+            What::Sent { response, .. } => response.as_deref(),
+            _ => None,
+        })
+        .collect();
+    let unheard = rows.iter().map(|row| response_id(row.id));
+    let unheard: Vec<String> = unheard.filter(|id| !heard.contains(id.as_str())).collect();
+    futures::stream::iter(unheard)
+        .map(|id| async move {
+            let run = input(cluster, &id).await?;
+            Some((id, run))
+        })
+        .buffer_unordered(AT_ONCE)
+        .filter_map(std::future::ready)
+        .collect()
+        .await
+}
+
+/// The run in the latest prompt that a response was made from.
+async fn input(cluster: &Cluster, id: &str) -> Option<String> {
+    let url = format!(
+        "{}/v1/responses/{id}/input_items?order=desc&limit=20",
+        cluster.gateways.first()?
+    );
+    let answer = cluster.http.get(url).timeout(PATIENCE).send().await.ok()?;
+    let list: Value = answer.json().await.ok()?;
+    let items = list["data"].as_array()?.iter();
+    let mut prompts = items.filter_map(|item| Plan::of_prompt(&text_of(&item["content"])));
+    prompts.next().map(|plan| plan.run)
 }
 
 async fn stored(cluster: &Cluster, floor: Uuid) -> anyhow::Result<Facts> {

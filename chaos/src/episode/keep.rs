@@ -24,7 +24,10 @@ pub async fn keep(
     write_lines(&directory.join("tools.jsonl"), &facts.executions)?;
     let rows: Vec<String> = facts.rows.iter().map(|row| format!("{row:?}")).collect();
     std::fs::write(directory.join("rows.txt"), rows.join("\n"))?;
-    let mut summary = format!("seed {}\n\nfaults\n", outcome.seed);
+    let mut summary = format!(
+        "seed {0}\nreplay with {1} {0}\n\nfaults\n",
+        outcome.seed, settings.replay
+    );
     for fault in &outcome.faults {
         writeln!(summary, "  {fault}")?;
     }

@@ -7,8 +7,6 @@ use uuid::Uuid;
 
 use crate::plan::{Place, Plan, Tool, token};
 
-/// Tokens before calls.
-const FEW_TOKENS: usize = 4;
 /// The event that has a pause before it.
 const DELTA: &str = "response.output_text.delta";
 
@@ -65,11 +63,7 @@ impl Answer<'_> {
     }
 
     fn message(&self, emit: &mut impl FnMut(&str, Value)) -> Value {
-        let count = if self.missing.is_empty() {
-            self.plan.tokens
-        } else {
-            FEW_TOKENS
-        };
+        let count = self.plan.tokens_of(self.step);
         let item_id = format!("msg_{}", Uuid::now_v7().simple());
         let item = |status: &str, content: Value| json!({ "id": item_id, "type": "message", "status": status, "role": "assistant", "content": content });
         let part = |text: &str| json!({ "type": "output_text", "annotations": [], "logprobs": [], "text": text });
