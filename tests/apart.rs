@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use talaria_proto::v1::ListAgentsRequest;
 use talaria_proto::v1::run_service_client::RunServiceClient;
 use talaria_testkit::check;
+use talaria_testkit::deadline::within;
 use talaria_testkit::process::{Process, address_from_lines};
 use talaria_testkit::sse::{Frame, Reader};
 use talaria_testkit::stack::{Options, Stack};
@@ -245,6 +246,16 @@ async fn grpc_servers_tell_their_health_and_their_services() -> anyhow::Result<(
         let url = format!("http://{}", address(&stack, part)?);
         let channel = Endpoint::from_shared(url)?.connect().await?;
         let mut health = HealthClient::new(channel.clone());
+        // An orchestrator serves from when the store knows it.
+        let told = health.watch(HealthCheckRequest::default()).await?;
+        let mut told = told.into_inner();
+        let serves = async {
+            while told.message().await?.context("it tells no more")?.status()
+                != ServingStatus::Serving
+            {}
+            anyhow::Ok(())
+        };
+        within("a server that serves", serves).await??;
         let status = health.check(HealthCheckRequest::default()).await?;
         assert_eq!(status.into_inner().status(), ServingStatus::Serving);
 
