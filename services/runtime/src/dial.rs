@@ -12,7 +12,7 @@ use tonic::transport::Endpoint;
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceExt, service_fn};
 
-use crate::link::{Error, Link};
+use crate::link::{Error, Link, authorize, bearer};
 
 /// Connects to `address`. With a token, each call carries it as `authorization: Bearer …`.
 ///
@@ -34,16 +34,12 @@ pub async fn dial(address: SocketAddr, token: Option<String>) -> io::Result<Link
         .connect_with_connector(once)
         .await
         .map_err(io::Error::other)?;
-    let bearer =
-        token.and_then(|token| http::HeaderValue::try_from(format!("Bearer {token}")).ok());
+    let bearer = token.map(|token| bearer(&token)).transpose();
+    let bearer = bearer.map_err(io::Error::other)?;
     let link = channel
         .map_err(Error::from)
         .map_request(move |mut request: Request<Body>| {
-            if let Some(bearer) = &bearer {
-                request
-                    .headers_mut()
-                    .insert(http::header::AUTHORIZATION, bearer.clone());
-            }
+            authorize(&mut request, bearer.as_ref());
             request
         });
     Ok(BoxCloneSyncService::new(link))

@@ -8,7 +8,7 @@ mod tests;
 
 use std::convert::Infallible;
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tonic::Status;
 use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
@@ -71,6 +71,19 @@ pub fn is_unsent(status: &Status) -> bool {
         cause = error.source();
     }
     false
+}
+
+/// What calls carry as `authorization` where services share a token; an error if it cannot stand in a header.
+pub(crate) fn bearer(token: &str) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
+    HeaderValue::try_from(format!("Bearer {token}"))
+}
+
+/// Puts that into a call.
+pub(crate) fn authorize(request: &mut Request<Body>, bearer: Option<&HeaderValue>) {
+    if let Some(bearer) = bearer {
+        let headers = request.headers_mut();
+        headers.insert(http::header::AUTHORIZATION, bearer.clone());
+    }
 }
 
 /// The largest gRPC message: a context of many turns with images in it.

@@ -19,7 +19,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tower::ServiceExt as _;
 
-use super::Error;
+use super::{Error, authorize};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -130,10 +130,7 @@ impl Member {
         self: &Arc<Self>,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, Error> {
-        if let Some(bearer) = &self.bearer {
-            let headers = request.headers_mut();
-            headers.insert(http::header::AUTHORIZATION, bearer.clone());
-        }
+        authorize(&mut request, self.bearer.as_ref());
         let mut call = Call::begin(self);
         let answer = self.channel.clone().oneshot(request).await;
         call.is_answered = true;

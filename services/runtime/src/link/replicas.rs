@@ -9,9 +9,9 @@ use http::Uri;
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Link;
 use super::member::{Health, Member};
 use super::set::Set;
+use super::{Link, bearer};
 
 /// How often names are looked up: while a server is well, and while none is.
 const LOOK_UP: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(500));
@@ -55,7 +55,7 @@ impl Replicas {
     /// With a token, each call carries it as `authorization: Bearer …`. Must be called in a Tokio runtime.
     pub fn remote(urls: &[String], token: Option<&str>) -> anyhow::Result<Self> {
         let listed: Result<Vec<Uri>, _> = urls.iter().map(|url| url.parse()).collect();
-        let bearer = token.map(|token| http::HeaderValue::try_from(format!("Bearer {token}")));
+        let bearer = token.map(bearer);
         let remote = Arc::new(Remote {
             bearer: bearer.transpose()?,
             listed: listed?,

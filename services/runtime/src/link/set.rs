@@ -77,6 +77,19 @@ impl Set {
         members
     }
 
+    /// The first of [`Self::by_load`] that was not tried: every call asks for it, so nothing is sorted.
+    fn first_by_load(&self, tried: &[Arc<Member>]) -> Option<Arc<Member>> {
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % members.len().max(1);
+        let (before, from) = members.split_at(turn);
+        from.iter()
+            .chain(before)
+            .filter(|member| member.health() != Health::Silent)
+            .filter(|member| !tried.iter().any(|tried| Arc::ptr_eq(tried, member)))
+            .min_by_key(|member| (member.health(), member.calls()))
+            .cloned()
+    }
+
     /// A link that gives each call to the least busy of those that are well, and keeps `kept` for as long as it is there.
     pub fn link<K: Clone + Send + Sync + 'static>(self: Arc<Self>, kept: K) -> Link {
         BoxCloneSyncService::new(tower::service_fn(move |request| {
@@ -89,9 +102,7 @@ impl Set {
     async fn next(&self, tried: &[Arc<Member>], deadline: Instant) -> Option<Arc<Member>> {
         loop {
             let changed = self.changed.notified();
-            let untried =
-                |member: &Arc<Member>| !tried.iter().any(|tried| Arc::ptr_eq(tried, member));
-            if let Some(member) = self.by_load().into_iter().find(untried) {
+            if let Some(member) = self.first_by_load(tried) {
                 return Some(member);
             }
             if !tried.is_empty() || timeout_at(deadline, changed).await.is_err() {
