@@ -30,19 +30,11 @@ const FIRST_GATEWAY: usize = 2;
 
 /// A reply that stops after its second delta until `rest` is opened.
 fn held_reply() -> Script {
-    ResponsesStream::new()
-        .open_text()
-        .deltas(&["one ", "two "])
-        .gate("rest")
-        .deltas(&["three ", "four"])
-        .close()
-        .completed()
+    ResponsesStream::held("rest")
 }
 
 async fn stream(stack: &Stack, gateway: usize) -> anyhow::Result<Reader> {
-    let url = format!("{}/v1/responses", stack.gateways[gateway]);
-    let body = json!({"input": "hi", "stream": true});
-    Reader::new(stack.http.post(url).json(&body).send().await?).await
+    stack.stream_at(gateway, &json!({"input": "hi"})).await
 }
 
 async fn follow(stack: &Stack, gateway: usize, id: &str, query: &str) -> anyhow::Result<Reader> {

@@ -16,13 +16,7 @@ const FIRST_GATEWAY: usize = 2;
 
 /// A reply that stops after its second delta until `rest` is opened.
 fn held_reply() -> Script {
-    ResponsesStream::new()
-        .open_text()
-        .deltas(&["one ", "two "])
-        .gate("rest")
-        .deltas(&["three ", "four"])
-        .close()
-        .completed()
+    ResponsesStream::held("rest")
 }
 
 fn reply(text: &str) -> Script {

@@ -309,6 +309,14 @@ impl Stack {
         Ok(serde_json::from_str(&text)?)
     }
 
+    /// `POST /v1/responses`, streamed, at one of the façades.
+    pub async fn stream_at(&self, gateway: usize, body: &Value) -> anyhow::Result<sse::Reader> {
+        let url = format!("{}/v1/responses", self.gateways[gateway]);
+        let mut body = body.clone();
+        body["stream"] = true.into();
+        sse::Reader::new(self.http.post(url).json(&body).send().await?).await
+    }
+
     /// `POST /v1/responses`, streamed.
     pub async fn stream(&self, body: &Value) -> anyhow::Result<sse::Reader> {
         let mut body = body.clone();

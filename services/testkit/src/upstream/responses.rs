@@ -53,6 +53,17 @@ impl ResponsesStream {
         stream
     }
 
+    /// “one two three four”, which stops after “two ” until `gate` is opened.
+    pub fn held(gate: &str) -> Script {
+        Self::new()
+            .open_text()
+            .deltas(&["one ", "two "])
+            .gate(gate)
+            .deltas(&["three ", "four"])
+            .close()
+            .completed()
+    }
+
     /// A stream without its first two events, which some servers leave out.
     pub fn headless() -> Self {
         Self {
