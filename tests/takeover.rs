@@ -127,6 +127,18 @@ async fn session(stack: &Stack) -> anyhow::Result<Session> {
     database.connect().await
 }
 
+#[tokio::test]
+async fn a_process_that_starts_is_watched_before_the_store_tells_of_it() -> anyhow::Result<()> {
+    const RENEWED: &str = "SELECT count(*) FROM orchestrator WHERE renewed_at > unbroken_since";
+
+    let stack = stack(two_orchestrators("lease_seconds = 60")).await?;
+
+    // The store tells of others when a lease is renewed: the first did not know of the second when it registered.
+    let renewed: i64 = session(&stack).await?.query_one(RENEWED, &[]).await?.get(0);
+    assert_eq!(renewed, 0);
+    Ok(())
+}
+
 /// REQ-14
 #[tokio::test]
 async fn who_sees_that_a_process_is_gone_does_not_wait_for_its_lease() -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 //! Other orchestrator processes: being told by them to look for runs, and seeing at once that one is gone.
 //!
-//! Each process keeps a connection to each other. When one breaks, and its address then refuses a new one or is
+//! Each process keeps a connection to each other: to those that the store tells of, and to those that connect to it, which
+//! may be too new for the store to have told of them. When a connection breaks, and its address then refuses a new one or is
 //! answered by another process, the process is gone: nobody has to wait for its lease. Everything else says nothing: it
 //! may be the network, so the lease decides.
 
@@ -80,15 +81,37 @@ pub async fn watch_all(shared: &Arc<Shared>) {
     }
 }
 
+/// Watches who asks as well, until the store says who is there.
+fn introduce(shared: &Shared, asks: WatchProcessRequest) {
+    let WatchProcessRequest {
+        incarnation,
+        address,
+    } = asks;
+    if incarnation.is_empty() || address.is_empty() {
+        return;
+    }
+    shared.peers.send_if_modified(|peers| {
+        let is_new = peers.iter().all(|peer| peer.incarnation != incarnation);
+        if is_new {
+            peers.push(Peer {
+                incarnation,
+                address,
+            });
+        }
+        is_new
+    });
+}
+
 #[tonic::async_trait]
 impl PeerService for Orchestrator {
     type WatchProcessStream = BoxStream<'static, Result<WatchProcessResponse, Status>>;
 
     async fn watch_process(
         &self,
-        _: Request<WatchProcessRequest>,
+        request: Request<WatchProcessRequest>,
     ) -> Result<Response<Self::WatchProcessStream>, Status> {
         let shared = Arc::clone(self.shared());
+        introduce(&shared, request.into_inner());
         let calls = shared.calls.0.subscribe();
         let message = {
             let incarnation = shared.incarnation.to_string();

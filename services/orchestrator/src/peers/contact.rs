@@ -87,11 +87,12 @@ async fn contact(shared: &Shared, peer: &Peer, seen_at: &mut Option<SocketAddr>)
         Some(Err(_)) | None => return Contact::Unclear,
     };
     let mut client = PeerServiceClient::new(link);
+    let request = WatchProcessRequest {
+        incarnation: shared.incarnation.to_string(),
+        address: shared.config.address.clone(),
+    };
     let first = within(ANSWER, async {
-        let mut messages = client
-            .watch_process(WatchProcessRequest {})
-            .await?
-            .into_inner();
+        let mut messages = client.watch_process(request).await?.into_inner();
         Ok(messages.message().await?.map(|first| (first, messages)))
     });
     let Ok(Some((first, mut messages))) = first.await else {
