@@ -57,6 +57,9 @@ impl Keeper {
                         Err(error) => tracing::error!(%error, "the lease cannot be renewed"),
                     }
                 }));
+                // The connections of a store of this process that it opened go with it: before others are told, so that
+                // nobody takes one that is going.
+                drop(runtime);
                 // Whoever waits may have given up.
                 let _ = ending.send(());
             })?;

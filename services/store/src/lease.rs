@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::database::{Database, Error, query};
+use crate::database::{Database, Error, query, write};
 
 /// A process that says that it lives.
 #[derive(Debug)]
@@ -122,13 +122,10 @@ pub async fn lease_end(database: &Database, ending: Ending) -> Result<(), Error>
         Ending::Died(one) => (Some(one), None, true),
         Ending::AllDiedExcept(one) => (None, Some(one), true),
     };
-    database
-        .trip(async {
-            let connection = database.connection().await?;
-            query(&connection, SQL, &[&one, &all_except, &died]).await?;
-            Ok(())
-        })
+    // However often: what has ended has ended.
+    write(database, SQL, &[&one, &all_except, &died])
         .await
+        .map(drop)
 }
 
 /// Makes runs nobody's, each if it is still written under this epoch.
