@@ -62,6 +62,20 @@ struct TextDelta<'a> {
     logprobs: Option<Vec<Value>>,
 }
 
+/// What a stream begins with. All that it says of the response is what was used so far.
+#[derive(Deserialize)]
+struct Opening<'a> {
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+    response: Used,
+}
+
+#[derive(Deserialize)]
+struct Used {
+    #[serde(default)]
+    usage: Option<Value>,
+}
+
 impl Parser {
     /// With `tracking`, of a response that the upstream keeps.
     pub fn new(tracking: Option<Tracking>) -> Self {
@@ -85,7 +99,7 @@ impl Parser {
 
     /// Appends what `frame` says to `events`; nothing more once the call has finished.
     pub fn push(&mut self, frame: &Frame<'_>, events: &mut Vec<ModelEvent>) {
-        if self.finished || self.push_text_delta(frame, events) {
+        if self.finished || self.push_text_delta(frame, events) || self.push_opening(frame) {
             return;
         }
         let Some(mut body) = lenient::object(&frame.data) else {
@@ -144,6 +158,28 @@ impl Parser {
             events,
         );
         self.heard(wire.sequence_number, events);
+        true
+    }
+
+    /// Reads a well-formed first event, which is long and says little; leaves everything else alone and returns false.
+    fn push_opening(&mut self, frame: &Frame<'_>) -> bool {
+        let is_opening = |name: &str| {
+            matches!(
+                name,
+                "response.created" | "response.queued" | "response.in_progress"
+            )
+        };
+        if self.tracking.is_some() || !frame.event.as_deref().is_some_and(is_opening) {
+            return false;
+        }
+        let Ok(opening) = serde_json::from_str::<Opening<'_>>(&frame.data) else {
+            return false;
+        };
+        if !is_opening(&opening.r#type) {
+            return false;
+        }
+        let told = opening.response.usage;
+        self.usage = lenient::usage(told.as_ref()).or(self.usage.take());
         true
     }
 
