@@ -165,13 +165,13 @@ pub async fn get_response(
 
 /// Reads a stored response's events after `starting_after`, or from the first.
 pub fn follow(gateway: &Gateway, tenant: &Tenant, id: &str, starting_after: Option<u64>) -> Follow {
-    let Gateway {
-        orchestrators,
-        store,
-        ..
-    } = gateway.clone();
-    let id = id.to_owned();
-    Follow::new(tenant.0.clone(), id, starting_after, orchestrators, store)
+    Follow::new(
+        tenant.0.clone(),
+        id.to_owned(),
+        starting_after,
+        gateway.orchestrators.clone(),
+        gateway.store.clone(),
+    )
 }
 
 /// Where the events of a response that has ended end for readers, given where its log ended: without the log, what is

@@ -128,11 +128,12 @@ impl Follow {
                     response_id: self.response_id.clone(),
                     starting_after: self.next_seq.checked_sub(1),
                 };
-                let log = in_time(self.store.read_events(request)).await?;
+                // Boxed, as the look for the owner below: a stream would hold their room for as long as it is open.
+                let log = Box::pin(in_time(self.store.read_events(request))).await?;
                 self.source = Source::Log(log.into_inner());
             }
             Source::CaughtUp => {
-                let live = match self.subscribe().await {
+                let live = match Box::pin(self.subscribe()).await {
                     Ok(live) => live,
                     // The response may be gone, which its log says.
                     Err(status) => {

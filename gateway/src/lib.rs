@@ -27,6 +27,7 @@ mod tool_items;
 mod unread;
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,10 +74,13 @@ pub enum Cors {
     List(Vec<String>),
 }
 
-/// A façade. Clones share everything.
+/// A façade. Clones share everything, and cost nothing: every layer of every route holds some.
 #[derive(Clone)]
-pub struct Gateway {
-    config: Arc<Config>,
+pub struct Gateway(Arc<Shared>);
+
+/// What the clones of a façade share.
+pub struct Shared {
+    config: Config,
     orchestrators: Orchestrators,
     store: StoreServiceClient<Link>,
     /// Set when it is about to stop: it is not to be sent requests any more.
@@ -85,6 +89,14 @@ pub struct Gateway {
     stop: CancellationToken,
     /// What is still to be done for requests whose clients have left.
     tasks: TaskTracker,
+}
+
+impl Deref for Gateway {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }
 
 impl Gateway {
@@ -99,14 +111,14 @@ impl Gateway {
         let store = StoreServiceClient::new(store)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Self {
-            config: Arc::new(config),
+        Self(Arc::new(Shared {
+            config,
             orchestrators: Orchestrators::new(orchestrators),
             store,
             draining,
             stop,
             tasks: TaskTracker::new(),
-        }
+        }))
     }
 
     /// Whether requests that name this address are for us, as far as a browser can be trusted with it.
