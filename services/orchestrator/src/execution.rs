@@ -110,7 +110,9 @@ enum StepEnd {
 
 impl Execution {
     /// Executes the run to its end.
-    pub async fn execute(mut self) -> Result<(), Left> {
+    ///
+    /// Boxed, because the future of a method that takes `self` holds it twice.
+    pub async fn execute(mut self: Box<Self>) -> Result<(), Left> {
         let time_left = self.time_left();
         match self.starts {
             Starts::Began => {}
@@ -136,16 +138,17 @@ impl Execution {
     async fn steps(&mut self, writer: &mut Writer) -> Result<End, Left> {
         let mut attempts = Attempts::of(self.run.link().is_some());
         loop {
-            // Before each step, because a server may change its tools at any time.
-            let Some(tools) = self.learn_tools(writer).await? else {
+            // Before each step, because a server may change its tools at any time. Boxed, as all that takes only a moment
+            // or happens to few: a run holds room for what is not.
+            let Some(tools) = Box::pin(self.learn_tools(writer)).await? else {
                 return Ok(End::Cancelled);
             };
             self.run.make_approved(&self.asking.approved);
             let step = match self.run.next_step() {
                 Step::Finish(end) => return Ok(end),
-                Step::Wait(calls) => self.await_decision(calls, writer).await?,
+                Step::Wait(calls) => Box::pin(self.await_decision(calls, writer)).await?,
                 Step::CallModel => self.call_model(&tools, &mut attempts, writer).await?,
-                Step::RunTools(calls) => self.run_tools(calls, &tools, writer).await?,
+                Step::RunTools(calls) => Box::pin(self.run_tools(calls, &tools, writer)).await?,
             };
             match step {
                 StepEnd::Over => {}
@@ -155,7 +158,7 @@ impl Execution {
     }
 
     /// Ends the run without asking the model.
-    pub async fn end_at_once(mut self, end: End) -> Result<(), Left> {
+    pub async fn end_at_once(mut self: Box<Self>, end: End) -> Result<(), Left> {
         self.expect_tools();
         let mut writer = Writer::new(self.sink.clone(), self.watched);
         self.let_go(false, &mut writer);

@@ -1,5 +1,7 @@
 //! Writing a run down, however long the store takes.
 
+mod appends;
+
 use std::time::Duration;
 
 use talaria_proto::v1::store_service_client::StoreServiceClient;
@@ -9,6 +11,8 @@ use talaria_proto::v1::{
 };
 use talaria_runtime::link::{Link, MAX_MESSAGE_BYTES};
 use tonic::{Code, Status};
+
+use self::appends::Appends;
 
 /// How long one call to the store may take.
 const CALL: Duration = Duration::from_secs(15);
@@ -21,6 +25,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub struct Journal {
     client: StoreServiceClient<Link>,
+    appends: Appends,
 }
 
 /// Why a write did not happen.
@@ -34,11 +39,13 @@ pub enum Lost {
 }
 
 impl Journal {
-    pub fn new(link: Link) -> Self {
+    /// A journal, and what sends the appends that may wait for others: it has to be polled.
+    pub fn new(link: Link) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let client = StoreServiceClient::new(link)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Self { client }
+        let (appends, sending) = Appends::new(client.clone());
+        (Self { client, appends }, sending)
     }
 
     /// The store's own calls, each with this deadline.
@@ -51,8 +58,14 @@ impl Journal {
     /// An append is repeated until the store answers: it compares and sets, so a repetition changes nothing.
     pub async fn append(&self, append: AppendEventsRequest) -> Result<(), Lost> {
         self.insist(|| {
-            let (mut client, append) = (self.client.clone(), append.clone());
-            async move { client.append_events(append).await.map(drop) }
+            let append = append.clone();
+            async move {
+                if append.after_silence {
+                    self.client().append_events(append).await.map(drop)
+                } else {
+                    self.appends.append(append).await
+                }
+            }
         })
         .await
     }

@@ -101,9 +101,10 @@ impl Orchestrator {
         store: Link,
         renewals: impl FnOnce() -> Result<Link, E> + Send + 'static,
     ) -> Result<Self, StartError> {
+        let (journal, sending) = Journal::new(store);
         let shared = Arc::new(Shared {
             agents: Agents::new(&config.agents, config.strict_models)?,
-            journal: Journal::new(store),
+            journal,
             active: ActiveRuns::default(),
             credentials: KeptCredentials::default(),
             incarnation: ids::new_id(),
@@ -131,6 +132,9 @@ impl Orchestrator {
         let looking = async move { tokio::join!(claims::run(&looker), peers::watch_all(&looker)) };
         let looking = shared.idle.clone().run_until_cancelled_owned(looking);
         shared.lease_keeper.spawn(looking);
+        // What still writes when nothing runs here any more has to stop.
+        let sending = shared.idle.clone().run_until_cancelled_owned(sending);
+        shared.lease_keeper.spawn(sending);
         Ok(Self { shared })
     }
 
@@ -198,9 +202,9 @@ impl Shared {
         id: Uuid,
         tenant: String,
         feed: Arc<Feed>,
-        execution: Execution,
+        execution: Box<Execution>,
         place: Option<OwnedSemaphorePermit>,
-        work: impl FnOnce(Execution) -> F + Send + 'static,
+        work: impl FnOnce(Box<Execution>) -> F + Send + 'static,
     ) where
         F: Future<Output = Result<(), Left>> + Send + 'static,
     {

@@ -80,7 +80,7 @@ pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String
         shared.config.request_mcp.as_ref(),
         before.chain(&input).chain(&run.output()),
     );
-    let execution = Execution {
+    let execution = Box::new(Execution {
         toolbox: agent.toolbox_with(servers),
         listings: Listings::ToShow,
         agent,
@@ -102,7 +102,7 @@ pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String
         draining: shared.draining.clone(),
         release: shared.release.child_token(),
         fence: Some(Arc::clone(&shared.fence)),
-    };
+    });
     let response_id = claimed.response_id;
     if claimed.begins {
         tracing::info!(response.id = response_id, "began a run that waited");

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::append::Append;
 use crate::database::{Database, Error, error_chain, query};
 use crate::finish::Finish;
-use crate::lane::{Outcome, Write as _};
+use crate::lane::{Job as _, Outcome};
 use crate::response::{decode, response_fold};
 
 /// `incomplete_details.reason` of a run that was left and not taken over.
@@ -33,7 +33,7 @@ pub async fn runs_end_abandoned(database: &Database, age: Duration) -> Result<us
             Err(error) => return Err(error),
         };
         if let Some(finish) = finish {
-            let outcomes = database.trip(Finish::write(database, &[finish])).await?;
+            let outcomes = database.trip(Finish::run(database, &[finish])).await?;
             if outcomes.contains(&Outcome::Stored) {
                 ended += 1;
             }

@@ -19,7 +19,7 @@ use crate::keys::{
     Key, KeyHolder, idempotency_key_holders, idempotency_keys_delete_in_tx,
     idempotency_keys_insert_in_tx,
 };
-use crate::lane::{Outcome, Write};
+use crate::lane::{Job, Outcome};
 use crate::line::interrupts_in_tx;
 
 /// The epoch under which the first owner writes.
@@ -88,14 +88,14 @@ impl Admit {
     }
 }
 
-impl Write for Admit {
+impl Job for Admit {
     type Outcome = Admission;
 
     fn size_bytes(&self) -> usize {
         self.request.encoded_len() + self.events.size_bytes()
     }
 
-    async fn write(database: &Database, batch: &[Self]) -> Result<Vec<Admission>, Error> {
+    async fn run(database: &Database, batch: &[Self]) -> Result<Vec<Admission>, Error> {
         let mut connection = database.connection().await?;
         let rows = if batch.iter().any(Self::takes_transaction) {
             runs_admit_with_keys(&mut connection, batch).await?

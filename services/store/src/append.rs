@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::codec;
 use crate::database::{Database, Error, Object, query, query_before};
-use crate::lane::{Outcome, Write};
+use crate::lane::{Job, Outcome};
 
 /// Events for the end of one response's log.
 #[derive(Debug)]
@@ -32,14 +32,14 @@ impl Append {
     }
 }
 
-impl Write for Append {
+impl Job for Append {
     type Outcome = Outcome;
 
     fn size_bytes(&self) -> usize {
         self.events.encoded().len() + 64
     }
 
-    async fn write(database: &Database, batch: &[Self]) -> Result<Vec<Outcome>, Error> {
+    async fn run(database: &Database, batch: &[Self]) -> Result<Vec<Outcome>, Error> {
         events_append(database, batch).await
     }
 }

@@ -122,7 +122,8 @@ impl Database {
         self.trip_within(DEADLINE, trip).await
     }
 
-    async fn trip_within<T>(
+    /// The same with a time of its own.
+    pub async fn trip_within<T>(
         &self,
         longest: Duration,
         trip: impl Future<Output = Result<T, Error>>,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::append::{Append, outcomes};
 use crate::codec;
 use crate::database::{Database, Error, query};
-use crate::lane::{Outcome, Write};
+use crate::lane::{Job, Outcome};
 
 /// The end of a run.
 #[derive(Debug)]
@@ -19,14 +19,14 @@ pub struct Finish {
     pub turn: Turn,
 }
 
-impl Write for Finish {
+impl Job for Finish {
     type Outcome = Outcome;
 
     fn size_bytes(&self) -> usize {
         self.append.size_bytes() + self.response.encoded_len() + self.turn.encoded_len()
     }
 
-    async fn write(database: &Database, batch: &[Self]) -> Result<Vec<Outcome>, Error> {
+    async fn run(database: &Database, batch: &[Self]) -> Result<Vec<Outcome>, Error> {
         runs_finish(database, batch).await
     }
 }

@@ -1,7 +1,7 @@
-//! A lane of writes: many callers, few statements, one commit for all that waited.
+//! A lane of work for the database: many callers, few statements, one trip for all that waited.
 //!
-//! While one batch commits, the next one gathers by itself: a lone write never waits, and under load the batches grow.
-//! Each kind of write has its own lane, so that beginnings and ends never wait behind deltas. A lane may also keep a
+//! While one batch is under way, the next one gathers by itself: a lone job never waits, and under load the batches
+//! grow. Each kind of job has its own lane, so that beginnings and ends never wait behind deltas. A lane may also keep a
 //! pace: writes that nobody is waiting for cost least when many of them share a statement.
 
 use std::sync::Arc;
@@ -11,24 +11,27 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::database::{Database, Error};
+use crate::database::{DEADLINE, Database, Error};
 
-/// Writes of one batch at most, and their bytes.
-const BATCH_WRITES: usize = 512;
+/// Jobs of one batch at most, and their bytes.
+const BATCH_JOBS: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
-/// Writes that may wait for their batch.
-const QUEUED_WRITES: usize = 4096;
+/// Jobs that may wait for their batch.
+const QUEUED_JOBS: usize = 4096;
 
-/// A kind of write.
-pub trait Write: Send + Sync + Sized + 'static {
+/// A kind of job.
+pub trait Job: Send + Sync + Sized + 'static {
     /// What can become of one.
     type Outcome: Send + 'static;
 
-    /// Bytes that it writes, roughly.
+    /// How long one batch may take.
+    const LONGEST: Duration = DEADLINE;
+
+    /// Bytes that it moves, roughly.
     fn size_bytes(&self) -> usize;
 
-    /// Writes all of them in one commit. Answers for each what became of it.
-    fn write(
+    /// Does all of them in one commit. Answers for each what became of it.
+    fn run(
         database: &Database,
         batch: &[Self],
     ) -> impl Future<Output = Result<Vec<Self::Outcome>, Error>> + Send;
@@ -43,48 +46,52 @@ pub enum Outcome {
     Refused,
 }
 
-struct Job<W: Write> {
-    write: W,
-    reply: Reply<W>,
+struct Waiting<J: Job> {
+    job: J,
+    reply: Reply<J>,
 }
 
-type Reply<W> = oneshot::Sender<Result<<W as Write>::Outcome, Arc<Error>>>;
+type Reply<J> = oneshot::Sender<Result<<J as Job>::Outcome, Arc<Error>>>;
 
-/// Where writes of one kind are handed in.
-pub struct Lane<W: Write> {
-    jobs: async_channel::Sender<Job<W>>,
+/// Where jobs of one kind are handed in.
+pub struct Lane<J: Job> {
+    queue: async_channel::Sender<Waiting<J>>,
 }
 
-impl<W: Write> Lane<W> {
-    /// Starts a lane with `writers` batches in flight at most, each of which begins one no sooner than `pace` after
+impl<J: Job> Lane<J> {
+    /// Starts a lane with `workers` batches in flight at most, each of which begins one no sooner than `pace` after
     /// its last. It ends when it is closed, or its last handle is dropped.
-    pub fn start(database: &Database, writers: usize, pace: Duration, tasks: &TaskTracker) -> Self {
-        let (jobs, queue) = async_channel::bounded::<Job<W>>(QUEUED_WRITES);
-        for _ in 0..writers {
-            tasks.spawn(run(database.clone(), queue.clone(), pace));
+    pub fn start(database: &Database, workers: usize, pace: Duration, tasks: &TaskTracker) -> Self {
+        let (sender, queue) = async_channel::bounded::<Waiting<J>>(QUEUED_JOBS);
+        for _ in 0..workers {
+            tasks.spawn(work(database.clone(), queue.clone(), pace));
         }
-        Self { jobs }
+        Self { queue: sender }
     }
 
-    /// Takes no more; what was handed in is still written.
+    /// Takes no more; what was handed in is still done.
     pub fn close(&self) {
-        self.jobs.close();
+        self.queue.close();
     }
 
-    /// Hands in a write, and answers when it is durable or refused.
-    pub async fn write(&self, write: W) -> Result<W::Outcome, Arc<Error>> {
+    /// Hands in a job, and answers when it is done or refused.
+    pub async fn submit(&self, job: J) -> Result<J::Outcome, Arc<Error>> {
         let (reply, answer) = oneshot::channel();
         let closed = || Arc::new(Error::Deadline);
-        self.jobs
-            .send(Job { write, reply })
+        self.queue
+            .send(Waiting { job, reply })
             .await
             .map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
 }
 
-/// Writes whoever still waits: one that waits no longer comes again, or was told that nothing is known of its write.
-async fn run<W: Write>(database: Database, queue: async_channel::Receiver<Job<W>>, pace: Duration) {
+/// Does what is still waited for: whoever waits no longer comes again, or was told that nothing is known of it.
+async fn work<J: Job>(
+    database: Database,
+    queue: async_channel::Receiver<Waiting<J>>,
+    pace: Duration,
+) {
     let mut next_begin = Instant::now();
     while let Ok(first) = queue.recv().await {
         if first.reply.is_closed() {
@@ -92,39 +99,44 @@ async fn run<W: Write>(database: Database, queue: async_channel::Receiver<Job<W>
         }
         tokio::time::sleep_until(next_begin).await;
         next_begin = Instant::now() + pace;
-        let mut bytes = first.write.size_bytes();
-        let (mut writes, mut replies) = (vec![first.write], vec![first.reply]);
-        while writes.len() < BATCH_WRITES && bytes < BATCH_BYTES {
-            let Ok(job) = queue.try_recv() else { break };
-            if job.reply.is_closed() {
+        let mut bytes = first.job.size_bytes();
+        let (mut jobs, mut replies) = (vec![first.job], vec![first.reply]);
+        while jobs.len() < BATCH_JOBS && bytes < BATCH_BYTES {
+            let Ok(next) = queue.try_recv() else { break };
+            if next.reply.is_closed() {
                 continue;
             }
-            bytes += job.write.size_bytes();
-            writes.push(job.write);
-            replies.push(job.reply);
+            bytes += next.job.size_bytes();
+            jobs.push(next.job);
+            replies.push(next.reply);
         }
-        match database.trip(W::write(&database, &writes)).await {
+        match database
+            .trip_within(J::LONGEST, J::run(&database, &jobs))
+            .await
+        {
             Ok(outcomes) => {
                 for (reply, outcome) in replies.into_iter().zip(outcomes) {
-                    // Whoever asked may have gone meanwhile; the write stands all the same.
+                    // Whoever asked may have gone meanwhile; what was done stands all the same.
                     let _ = reply.send(Ok(outcome));
                 }
             }
-            Err(error) if error.is_transient() || writes.len() == 1 => {
+            Err(error) if error.is_transient() || jobs.len() == 1 => {
                 let error = Arc::new(error);
                 for reply in replies {
                     let _ = reply.send(Err(error.clone()));
                 }
             }
-            Err(_) => write_apart(&database, writes, replies).await,
+            Err(_) => do_apart(&database, jobs, replies).await,
         }
     }
 }
 
-/// Writes each alone, so that the one that the database refuses does not take the others with it.
-async fn write_apart<W: Write>(database: &Database, writes: Vec<W>, replies: Vec<Reply<W>>) {
-    for (write, reply) in writes.into_iter().zip(replies) {
-        let outcomes = database.trip(W::write(database, &[write])).await;
+/// Does each alone, so that the one that the database refuses does not take the others with it.
+async fn do_apart<J: Job>(database: &Database, jobs: Vec<J>, replies: Vec<Reply<J>>) {
+    for (job, reply) in jobs.into_iter().zip(replies) {
+        let outcomes = database
+            .trip_within(J::LONGEST, J::run(database, &[job]))
+            .await;
         let outcome = outcomes.map(|outcomes| outcomes.into_iter().next());
         if let Some(outcome) = outcome.transpose() {
             let _ = reply.send(outcome.map_err(Arc::new));

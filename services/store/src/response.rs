@@ -1,15 +1,19 @@
 //! Reading a response: the final one as it was written, an active one as its log says.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use prost::Message;
 use talaria_domain::run::{PendingCall, pending_calls};
 use talaria_domain::snapshot::Snapshot;
 use talaria_proto::v1::{Response, Turn};
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::codec;
-use crate::database::{Database, Error, read};
+use crate::database::{Database, Error, query, read};
 use crate::events::events_read;
+use crate::lane::{Job, Lane};
 
 /// A response and where its log ends.
 #[derive(Debug)]
@@ -23,31 +27,118 @@ pub struct Found {
     pub pending: Vec<PendingCall>,
 }
 
+/// A response that is asked for.
+#[derive(Debug)]
+pub struct Lookup {
+    pub tenant: String,
+    pub id: Uuid,
+}
+
+impl Job for Lookup {
+    /// Its row; none if there is no such response.
+    type Outcome = Option<Row>;
+
+    /// Then each is read by itself.
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    fn size_bytes(&self) -> usize {
+        LOOKUP_BYTES
+    }
+
+    async fn run(database: &Database, batch: &[Self]) -> Result<Vec<Option<Row>>, Error> {
+        responses_get(database, batch).await
+    }
+}
+
+/// What a response may have: this bounds how many are read at once, for whoever asks for a small one waits for all.
+const LOOKUP_BYTES: usize = 32 << 10;
+
+/// The rows of several responses. Each is looked up by its key, whatever the planner thinks of the sizes of the tables.
+const RESPONSES_GET: &str = "
+    -- responses_get
+    SELECT wanted.place,
+           r.next_seq,
+           f.body,
+           t.body,
+           coalesce((extract(epoch FROM r.updated_at) * 1000)::bigint, 0),
+           r.cancel_requested
+    FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS wanted (id, tenant, place)
+    CROSS JOIN LATERAL (
+        SELECT *
+        FROM response
+        WHERE response.id = wanted.id AND response.tenant = wanted.tenant
+        OFFSET 0
+    ) r
+    LEFT JOIN LATERAL (
+        SELECT response_final.body
+        FROM response_final
+        WHERE response_final.response_id = r.id
+        OFFSET 0
+    ) f ON true
+    LEFT JOIN LATERAL (
+        SELECT turn.body
+        FROM turn
+        WHERE turn.id = r.id
+        OFFSET 0
+    ) t ON true";
+
+async fn responses_get(database: &Database, batch: &[Lookup]) -> Result<Vec<Option<Row>>, Error> {
+    let ids: Vec<Uuid> = batch.iter().map(|lookup| lookup.id).collect();
+    let tenants: Vec<&str> = batch.iter().map(|lookup| lookup.tenant.as_str()).collect();
+    let connection = database.connection().await?;
+    let rows = query(&connection, RESPONSES_GET, &[&ids, &tenants]).await?;
+    let mut found: Vec<Option<Row>> = batch.iter().map(|_| None).collect();
+    for row in rows {
+        let place = usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(usize::MAX);
+        if let Some(found) = found.get_mut(place) {
+            *found = Some(row);
+        }
+    }
+    Ok(found)
+}
+
 /// The response as of now.
 pub async fn response_get(
     database: &Database,
     tenant: &str,
     id: Uuid,
 ) -> Result<Option<Found>, Error> {
-    const SQL: &str = "
-        -- response_get
-        SELECT r.next_seq,
-               f.body,
-               t.body,
-               coalesce((extract(epoch FROM r.updated_at) * 1000)::bigint, 0),
-               r.cancel_requested
-        FROM response r
-        LEFT JOIN response_final f ON f.response_id = r.id
-        LEFT JOIN turn t ON t.id = r.id
-        WHERE r.id = $1 AND r.tenant = $2";
-    let rows = read(database, SQL, &[&id, &tenant]).await?;
-    let Some(row) = rows.first() else {
-        return Ok(None);
+    let rows = read(
+        database,
+        RESPONSES_GET,
+        &[&[id].as_slice(), &[tenant].as_slice()],
+    )
+    .await?;
+    match rows.first() {
+        Some(row) => found(database, id, row).await,
+        None => Ok(None),
+    }
+}
+
+/// The same; those that are asked for at the same time are read together.
+pub async fn response_get_together(
+    lookups: &Lane<Lookup>,
+    database: &Database,
+    tenant: String,
+    id: Uuid,
+) -> Result<Option<Found>, Error> {
+    let lookup = Lookup {
+        tenant: tenant.clone(),
+        id,
     };
-    let next_seq = row.get(0);
-    let updated_at_ms = row.get(3);
-    let cancel_requested = row.get(4);
-    let Some(body) = row.get::<_, Option<&[u8]>>(1) else {
+    match lookups.submit(lookup).await {
+        Ok(Some(row)) => found(database, id, &row).await,
+        Ok(None) => Ok(None),
+        // What was in the way of all may not be in the way of one, and a read is repeated.
+        Err(_) => response_get(database, &tenant, id).await,
+    }
+}
+
+async fn found(database: &Database, id: Uuid, row: &Row) -> Result<Option<Found>, Error> {
+    let next_seq = row.get(1);
+    let updated_at_ms = row.get(4);
+    let cancel_requested = row.get(5);
+    let Some(body) = row.get::<_, Option<&[u8]>>(2) else {
         let found = response_fold(database, id).await?;
         return Ok(found.map(|snapshot| Found {
             response: snapshot.response(),
@@ -62,7 +153,7 @@ pub async fn response_get(
         }));
     };
     let mut response: Response = decode("response_final", id, body)?;
-    if let Some(turn) = row.get::<_, Option<&[u8]>>(2) {
+    if let Some(turn) = row.get::<_, Option<&[u8]>>(3) {
         let turn: Turn = decode("turn", id, turn)?;
         response.output = turn.output.into_iter().map(|item| item.item).collect();
     }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use futures::stream::BoxStream;
 use talaria_domain::ids::ResponseId;
 use talaria_domain::run::PendingCall;
 use talaria_proto::v1::store_service_server::{StoreService, StoreServiceServer};
 use talaria_proto::v1::{
     AddConversationItemsRequest, AddConversationItemsResponse, AdmitRunRequest, AdmitRunResponse,
-    AppendEventsRequest, AppendEventsResponse, AwaitApprovalsRequest, AwaitApprovalsResponse,
-    CheckReadyRequest, CheckReadyResponse, ClaimRunsRequest, ClaimRunsResponse, Conversation,
+    AppendBatchRequest, AppendBatchResponse, AppendEventsRequest, AppendEventsResponse,
+    AppendFailure, AwaitApprovalsRequest, AwaitApprovalsResponse, CheckReadyRequest,
+    CheckReadyResponse, ClaimRunsRequest, ClaimRunsResponse, Conversation,
     CreateConversationRequest, DecideApprovalRequest, DecideApprovalResponse,
     DeleteConversationItemRequest, DeleteConversationRequest, DeleteConversationResponse,
     DeleteResponseRequest, DeleteResponseResponse, EndLeaseRequest, EndLeaseResponse,
@@ -39,6 +41,7 @@ use crate::lane::{Lane, Outcome};
 use crate::lease::Ending;
 use crate::maintenance::Upkeep;
 use crate::parse::{self, parse_uuid, required, response_id, response_not_found};
+use crate::response::Lookup;
 use crate::{
     Config, approval, cancel, claim, context, conversation, delete, events, items, keys, lease,
     list, maintenance, response,
@@ -51,6 +54,9 @@ const APPEND_PACE: Duration = Duration::from_millis(5);
 const WRITE_CONNECTIONS: usize = 4;
 /// Connections for renewing and ending leases: two, so that one that hangs keeps nobody from living on.
 const LEASE_CONNECTIONS: usize = 2;
+
+/// Trips under way at once that look responses up: more, and fewer share one.
+const LOOKUP_TRIPS: usize = 4;
 
 /// How often it is looked whether the database is there.
 const HEALTH_LOOK: Duration = Duration::from_millis(250);
@@ -76,6 +82,8 @@ struct Inner {
     /// What somebody waits for: the first events after silence.
     first_appends: Lane<Append>,
     ends: Lane<Finish>,
+    /// Responses that are asked for.
+    lookups: Lane<Lookup>,
     upkeep: Arc<Upkeep>,
     healthy: watch::Sender<bool>,
     tasks: TaskTracker,
@@ -105,6 +113,7 @@ impl Store {
             appends: Lane::start(&lanes, 1, APPEND_PACE, &tasks),
             first_appends: Lane::start(&lanes, writers, Duration::ZERO, &tasks),
             ends: Lane::start(&lanes, writers, Duration::ZERO, &tasks),
+            lookups: Lane::start(&database, LOOKUP_TRIPS, Duration::ZERO, &tasks),
             database,
             writes: server.pool(WRITE_CONNECTIONS)?,
             leases: server.pool(LEASE_CONNECTIONS)?,
@@ -143,6 +152,7 @@ impl Store {
         inner.appends.close();
         inner.first_appends.close();
         inner.ends.close();
+        inner.lookups.close();
         inner.tasks.close();
         inner.tasks.wait().await;
     }
@@ -229,7 +239,7 @@ impl StoreService for Store {
         } else {
             &self.inner.admissions
         };
-        let outcome = lane.write(admit).await;
+        let outcome = lane.submit(admit).await;
         if outcome
             .as_ref()
             .is_err_and(|error| error.is_missing_reference())
@@ -270,8 +280,31 @@ impl StoreService for Store {
         } else {
             &self.inner.appends
         };
-        written(lane.write(parse::append(request)?).await)?;
+        written(lane.submit(parse::append(request)?).await)?;
         Ok(Response::new(AppendEventsResponse {}))
+    }
+
+    async fn append_batch(
+        &self,
+        request: Request<AppendBatchRequest>,
+    ) -> Result<Response<AppendBatchResponse>, Status> {
+        let appends = request.into_inner().appends;
+        let writes = appends.into_iter().map(|append| async {
+            let append = parse::append(append)?;
+            written(self.inner.appends.submit(append).await)
+        });
+        let results = join_all(writes).await;
+        let failures = (0..).zip(results).filter_map(|(index, result)| {
+            let status = result.err()?;
+            Some(AppendFailure {
+                index,
+                code: status.code().into(),
+                message: status.message().to_owned(),
+            })
+        });
+        Ok(Response::new(AppendBatchResponse {
+            failures: failures.collect(),
+        }))
     }
 
     async fn finish_run(
@@ -286,7 +319,7 @@ impl StoreService for Store {
             response,
             turn: required(request.turn, "turn")?,
         };
-        written(self.inner.ends.write(finish).await)?;
+        written(self.inner.ends.submit(finish).await)?;
         self.inner.upkeep.run_ended();
         Ok(Response::new(FinishRunResponse {}))
     }
@@ -314,7 +347,10 @@ impl StoreService for Store {
             response_id: id,
         } = request.into_inner();
         let response = response_id(&id)?;
-        let found = response::response_get(&self.inner.database, &tenant, response).await?;
+        let Inner {
+            lookups, database, ..
+        } = &*self.inner;
+        let found = response::response_get_together(lookups, database, tenant, response).await?;
         let found = found.ok_or_else(|| response_not_found(&id))?;
         self.inner.upkeep.touch(response);
         let pending = match found.pending {

@@ -5,20 +5,22 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use anyhow::Context;
 use futures::TryStreamExt;
+use futures::future::join_all;
 use talaria_domain::ids::ResponseId;
 use talaria_domain::model::{Field, ItemKey, ModelEvent};
 use talaria_domain::run::{End, Run};
 use talaria_proto::v1::store_service_client::StoreServiceClient;
 use talaria_proto::v1::{
-    AdmitRunRequest, AppendEventsRequest, ClaimRunsRequest, DeleteResponseRequest, EndLeaseRequest,
-    Event, EventChunk, FinishRunRequest, GetResponseRequest, LoadContextRequest, ReadEventsRequest,
-    RenewLeaseRequest, Response, RunRequest, Status, Turn,
+    AdmitRunRequest, AppendBatchRequest, AppendEventsRequest, ClaimRunsRequest,
+    DeleteResponseRequest, EndLeaseRequest, Event, EventChunk, FinishRunRequest,
+    GetResponseRequest, LoadContextRequest, ReadEventsRequest, RenewLeaseRequest, Response,
+    RunRequest, Status, Turn,
 };
 use talaria_runtime::error::Reason;
 use talaria_runtime::{ids, link};
 use talaria_store::{Config, Store};
 use talaria_testkit::postgres::TestDatabase;
-use tonic::Status as GrpcStatus;
+use tonic::{Code, Status as GrpcStatus};
 use uuid::Uuid;
 
 #[path = "store/context.rs"]
@@ -265,6 +267,72 @@ async fn what_does_not_continue_the_log_stores_nothing() -> anyhow::Result<()> {
         .await
         .context("repeating what is stored succeeds")?;
     assert_eq!(run.log(None).await?.len(), before.len() + 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_fails_in_a_batch_fails_for_itself() -> anyhow::Result<()> {
+    let fixture = fixture().await?;
+    let mut runs = Vec::new();
+    for _ in 0..5 {
+        let mut run = Writer::new(&fixture, "a");
+        run.admit().await?;
+        runs.push(run);
+    }
+    let mut appends: Vec<_> = runs.iter_mut().map(|run| run.say("word")).collect();
+    appends[1].epoch += 1;
+    appends[2].response_id = "no id".into();
+    appends[3].event_count = 0;
+
+    let batch = AppendBatchRequest { appends };
+    let answer = fixture.client.clone().append_batch(batch).await?;
+
+    let failures = answer.into_inner().failures;
+    let failures: Vec<_> = failures
+        .iter()
+        .map(|failure| (failure.index, Code::from(failure.code)))
+        .collect();
+    let expected = [
+        (1, Code::Aborted),
+        (2, Code::NotFound),
+        (3, Code::InvalidArgument),
+    ];
+    assert_eq!(failures, expected);
+    for (place, run) in runs.iter_mut().enumerate() {
+        let is_stored = run.get().await? == run.run.snapshot().response();
+        assert_eq!(is_stored, [0, 4].contains(&place), "{place}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn responses_that_are_asked_for_together_are_not_mixed_up() -> anyhow::Result<()> {
+    let fixture = fixture().await?;
+    let mut runs = Vec::new();
+    for place in 0..40_u32 {
+        let mut run = Writer::new(&fixture, ["a", "b"][place as usize % 2]);
+        run.admit().await?;
+        if place % 3 == 0 {
+            let end = run.end(&End::Completed);
+            run.client.finish_run(end).await?;
+        }
+        runs.push(run);
+    }
+    // One asks for what is another's.
+    runs[7].tenant = "a";
+
+    let got = join_all(runs.iter_mut().map(Writer::get)).await;
+
+    for (place, (run, got)) in runs.iter().zip(got).enumerate() {
+        if place == 7 {
+            assert_eq!(
+                Reason::of(&got.unwrap_err()),
+                Some(Reason::ResponseNotFound)
+            );
+        } else {
+            assert_eq!(got?, run.run.snapshot().response(), "{place}");
+        }
+    }
     Ok(())
 }
 

@@ -48,7 +48,7 @@ impl Execution {
             }
             let attempt = match (upstream, &link) {
                 (Some(upstream), Some(link)) => {
-                    self.resume(upstream, link, &mut contact, writer).await?
+                    Box::pin(self.resume(upstream, link, &mut contact, writer)).await?
                 }
                 (Some(upstream), None) => {
                     let call = self.model_call(tools, attempts.upstream > 0);

@@ -71,7 +71,7 @@ pub async fn start_ephemeral(
     let with_credentials = &request.mcp_servers_with_credentials;
     let egress = shared.config.request_mcp.as_ref();
     let servers = servers(&parameters, with_credentials, credentials, egress, []);
-    let execution = Execution {
+    let execution = Box::new(Execution {
         toolbox: agent.toolbox_with(servers),
         listings: Listings::ToShow,
         agent,
@@ -99,7 +99,7 @@ pub async fn start_ephemeral(
         release: owned.clone(),
         // Nobody can take it over.
         fence: None,
-    };
+    });
     let stopping = shared.release.clone();
     shared.tasks.spawn(async move {
         let _place = place;

@@ -237,7 +237,7 @@ fn begin(shared: &Arc<Shared>, asking: Asking, ready: Ready, admitted: Admitted)
         shared.config.request_mcp.as_ref(),
         [],
     );
-    let execution = Execution {
+    let execution = Box::new(Execution {
         toolbox: ready.agent.toolbox_with(servers),
         listings: Listings::ToShow,
         agent: ready.agent,
@@ -263,7 +263,7 @@ fn begin(shared: &Arc<Shared>, asking: Asking, ready: Ready, admitted: Admitted)
         draining: shared.draining.clone(),
         release: shared.release.child_token(),
         fence: Some(Arc::clone(&shared.fence)),
-    };
+    });
     shared.execute(
         ready.id,
         asking.tenant,
