@@ -1,11 +1,14 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
+
+use crate::stage::Shape;
 
 /// Measures Talaria against a mock upstream
 #[derive(Debug, Parser)]
@@ -27,6 +30,13 @@ pub enum Command {
         #[arg(long, value_name = "HOST:PORT")]
         upstream: SocketAddr,
     },
+    /// A program that ends with the process that started it
+    #[command(name = "__follow", hide = true)]
+    Follow {
+        parent: i32,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        program: Vec<OsString>,
+    },
 }
 
 /// What to measure.
@@ -40,7 +50,10 @@ pub struct Measurement {
     pub rounds: NonZeroU32,
     /// Which subjects, separated by commas
     #[arg(long, value_delimiter = ',', default_values = ["straight", "proxy", "durable", "ephemeral"])]
-    pub subjects: Vec<Subject>,
+    subjects: Vec<Subject>,
+    /// Also measure Talaria with every service in a process of its own
+    #[arg(long)]
+    apart: bool,
     /// Where to write every figure of every round
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -77,9 +90,20 @@ pub enum Subject {
     Durable,
     /// Talaria with `store: false`
     Ephemeral,
+    /// Talaria with `store: true`, every service in a process of its own
+    Apart,
 }
 
 impl Measurement {
+    /// The subjects that were asked for.
+    pub fn subjects(&self) -> Vec<Subject> {
+        let mut subjects = self.subjects.clone();
+        if self.apart && !subjects.contains(&Subject::Apart) {
+            subjects.push(Subject::Apart);
+        }
+        subjects
+    }
+
     /// The scenarios that were asked for, in their order.
     pub fn scenarios(&self) -> Vec<Scenario> {
         let asked =
@@ -100,13 +124,24 @@ impl Subject {
             Self::Proxy => "proxy",
             Self::Durable => "durable",
             Self::Ephemeral => "ephemeral",
+            Self::Apart => "apart",
         }
     }
 
-    pub fn is_talaria(self) -> bool {
+    /// Whether runs on it are stored, where it can store any.
+    pub fn stores(self) -> bool {
         match self {
-            Self::Durable | Self::Ephemeral => true,
-            Self::Straight | Self::Proxy => false,
+            Self::Straight | Self::Proxy | Self::Durable | Self::Apart => true,
+            Self::Ephemeral => false,
+        }
+    }
+
+    /// How the Talaria is set up that it is measured on, if it is one.
+    pub fn shape(self) -> Option<Shape> {
+        match self {
+            Self::Straight | Self::Proxy => None,
+            Self::Durable | Self::Ephemeral => Some(Shape::OneProcess),
+            Self::Apart => Some(Shape::Apart),
         }
     }
 }
@@ -125,6 +160,9 @@ mod tests {
         let cli = Cli::try_parse_from(["talaria-bench", "s4", "s1", "--rounds", "1"]).unwrap();
         assert!(cli.command.is_none());
         assert_eq!(cli.measurement.scenarios(), [Scenario::S1, Scenario::S4]);
+
+        let cli = Cli::try_parse_from(["talaria-bench", "--apart"]).unwrap();
+        assert_eq!(cli.measurement.subjects().last(), Some(&Subject::Apart));
 
         let cli = Cli::try_parse_from(["talaria-bench", "mock"]).unwrap();
         assert!(matches!(cli.command, Some(Command::Mock)));

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio_postgres::{Client, Config, NoTls};
 
+use crate::database::with_session;
 use crate::report::{Book, Limit};
 use crate::stage::Talaria;
 
@@ -64,7 +64,7 @@ async fn inserts(socket: &Path, connections: usize, rows: usize) -> anyhow::Resu
             id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
             body BYTEA NOT NULL
         )";
-    connected(socket.to_owned(), async |client| {
+    with_session(socket, async |client| {
         Ok(client.batch_execute(TABLE).await?)
     })
     .await
@@ -88,7 +88,7 @@ async fn insert_for_a_while(socket: PathBuf, rows: usize) -> anyhow::Result<f64>
         INSERT INTO bench_rows (body)
         SELECT body
         FROM unnest($1::bytea[]) AS bodies (body)";
-    connected(socket, async |client| {
+    with_session(&socket, async |client| {
         let statement = client.prepare(INSERT).await?;
         let bodies = vec![vec![7_u8; ROW_BYTES]; rows];
         let start = Instant::now();
@@ -101,23 +101,4 @@ async fn insert_for_a_while(socket: PathBuf, rows: usize) -> anyhow::Result<f64>
         Ok(count)
     })
     .await
-}
-
-/// Does some work with a connection that is driven by the same task.
-async fn connected<T>(
-    socket: PathBuf,
-    work: impl AsyncFnOnce(Client) -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let (client, connection) = Config::new()
-        .host_path(socket)
-        .user("talaria")
-        .dbname("postgres")
-        .connect(NoTls)
-        .await
-        .context("connecting to Postgres")?;
-    // The connection ends when the work drops its client.
-    let (result, ended) = tokio::join!(work(client), connection);
-    let result = result?;
-    ended.context("speaking to Postgres")?;
-    Ok(result)
 }

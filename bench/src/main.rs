@@ -1,6 +1,8 @@
 //! Measures Talaria against a mock upstream, beside what the machine itself can do.
 
 mod cli;
+mod database;
+mod follow;
 mod limits;
 mod load;
 mod mock;
@@ -27,6 +29,9 @@ async fn main() -> ExitCode {
             Some(Command::Mock) => mock::serve().await.map(|never| match never {}),
             Some(Command::Proxy { upstream }) => {
                 proxy::serve(*upstream).await.map(|never| match never {})
+            }
+            Some(Command::Follow { parent, program }) => {
+                follow::become_program(*parent, program).map(|never| match never {})
             }
             None => {
                 open_files_as_allowed().context("raising the limit of open files")?;

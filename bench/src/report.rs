@@ -128,6 +128,19 @@ mod tests {
     }
 
     #[test]
+    fn services_apart_have_columns_when_they_were_measured() {
+        let mut book = Book::default();
+        book.note(Measure::FastCpu, Subject::Durable, 8.0);
+        book.note(Measure::FastCpu, Subject::Apart, 14.0);
+
+        insta::assert_snapshot!(book.table(), @r"
+        |    |             | unit | straight | proxy | durable | × proxy | target  | ephemeral | × proxy | target | apart | × durable | target       |
+        | -- | ----------- | ---- | -------- | ----- | ------- | ------- | ------- | --------- | ------- | ------ | ----- | --------- | ------------ |
+        | S2 | CPU a token | µs   | –        | –     | 8.00    | –       | ≤ 9 met | –         | –       | ≤ 6    | 14.0  | 1.75      | ≤ 1.5 missed |
+        ");
+    }
+
+    #[test]
     fn the_table_shows_medians_ratios_and_targets() {
         let mut book = Book::default();
         for (subject, figures) in [

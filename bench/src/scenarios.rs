@@ -18,9 +18,10 @@ use crate::stage::Stage;
 
 /// Measures what was asked for and prints the table.
 pub async fn run(measurement: &Measurement) -> anyhow::Result<()> {
-    let stage = Stage::set(measurement).await?;
+    let subjects = measurement.subjects();
+    let stage = Stage::set(measurement.server.as_deref(), &subjects).await?;
     let mut book = Book::default();
-    warm_up(&stage, &measurement.subjects).await?;
+    warm_up(&stage, &subjects).await?;
     for round in 0..measurement.rounds.get() {
         for scenario in measurement.scenarios() {
             eprintln!(
@@ -28,7 +29,7 @@ pub async fn run(measurement: &Measurement) -> anyhow::Result<()> {
                 round + 1,
                 measurement.rounds
             );
-            scenario_round(scenario, &stage, &in_turn(measurement, round), &mut book)
+            scenario_round(scenario, &stage, &in_turn(&subjects, round), &mut book)
                 .await
                 .with_context(|| format!("scenario {scenario:?}"))?;
         }
@@ -54,7 +55,7 @@ async fn scenario_round(
         Scenario::S3 => short::runs_round(stage, subjects, book).await,
         Scenario::S4 => short::gets_round(stage, subjects, book).await,
         Scenario::S5 => memory::round(stage, subjects, book).await,
-        Scenario::Limits => match stage.talaria() {
+        Scenario::Limits => match stage.any_talaria() {
             Some(talaria) => limits::round(talaria, book).await,
             None => Ok(()),
         },
@@ -62,8 +63,8 @@ async fn scenario_round(
 }
 
 /// Each round begins with another subject, so that none always has the same predecessor.
-fn in_turn(measurement: &Measurement, round: u32) -> Vec<Subject> {
-    let mut subjects = measurement.subjects.clone();
+fn in_turn(subjects: &[Subject], round: u32) -> Vec<Subject> {
+    let mut subjects = subjects.to_vec();
     let by = round as usize % subjects.len().max(1);
     subjects.rotate_left(by);
     subjects
@@ -72,13 +73,13 @@ fn in_turn(measurement: &Measurement, round: u32) -> Vec<Subject> {
 /// What is cold at first (caches, prepared statements, empty tables) is not what is measured.
 async fn warm_up(stage: &Stage, subjects: &[Subject]) -> anyhow::Result<()> {
     for subject in subjects {
-        let stores = *subject != Subject::Ephemeral;
+        let stores = subject.stores();
         for request in [
             Request::run(20, stores),
             Request::stream(200, Duration::ZERO, stores),
         ] {
             load::run(Plan {
-                address: stage.process(*subject)?.address,
+                address: stage.target(*subject)?.address,
                 request,
                 workers: 32,
                 stagger: Duration::ZERO,
@@ -97,12 +98,12 @@ async fn measured(
     subject: Subject,
     plan: impl FnOnce(std::net::SocketAddr) -> Plan,
 ) -> anyhow::Result<(load::Outcome, Split<Duration>)> {
-    let process = stage.process(subject)?;
-    let before = crate::processes::cpu(process.pid)?;
-    let outcome = load::run(plan(process.address))
+    let target = stage.target(subject)?;
+    let before = crate::processes::cpu(&target.group)?;
+    let outcome = load::run(plan(target.address))
         .await
         .with_context(|| format!("measuring {subject:?}"))?;
-    let cpu = crate::processes::cpu(process.pid)? - before;
+    let cpu = crate::processes::cpu(&target.group)? - before;
     Ok((outcome, cpu))
 }
 

@@ -117,6 +117,16 @@ impl Measure {
     }
 }
 
+impl Measure {
+    /// Whether it is all the CPU time that something takes.
+    pub fn is_cost(self) -> bool {
+        matches!(
+            self,
+            Self::PacedCpu | Self::FastCpu | Self::RunCpu | Self::GetCpu
+        )
+    }
+}
+
 impl Limit {
     /// What it is, and its unit.
     pub fn what(self) -> (&'static str, &'static str) {

@@ -10,7 +10,7 @@ use crate::cli::Subject;
 use crate::load::{self, Plan, Request, Until};
 use crate::processes::{self, Split};
 use crate::report::{Book, Measure};
-use crate::stage::{Process, Stage, Talaria};
+use crate::stage::{Process, Shape, Stage, Talaria, Target};
 
 const STREAMS: u32 = 2000;
 const TOKENS: u32 = 15;
@@ -28,9 +28,12 @@ pub async fn round(stage: &Stage, subjects: &[Subject], book: &mut Book) -> anyh
         let fresh = match subject {
             Subject::Straight => continue,
             Subject::Proxy => Fresh::Proxy(stage.start_proxy().await?),
-            Subject::Durable | Subject::Ephemeral => Fresh::Talaria(stage.start_talaria().await?),
+            Subject::Durable | Subject::Ephemeral => {
+                Fresh::Talaria(stage.start_talaria(Shape::OneProcess).await?)
+            }
+            Subject::Apart => Fresh::Talaria(stage.start_talaria(Shape::Apart).await?),
         };
-        let grown = grown_by(fresh.process(), subject != Subject::Ephemeral)
+        let grown = grown_by(&fresh.target(), subject.stores())
             .await
             .with_context(|| format!("measuring {subject:?}"))?;
         let kib_each = |kib: i32| f64::from(kib) / f64::from(STREAMS);
@@ -47,9 +50,9 @@ pub async fn round(stage: &Stage, subjects: &[Subject], book: &mut Book) -> anyh
 }
 
 /// The memory in KiB that holding the streams takes, over that of the idle server.
-async fn grown_by(process: &Process, store: bool) -> anyhow::Result<Split<i32>> {
+async fn grown_by(target: &Target, store: bool) -> anyhow::Result<Split<i32>> {
     let plan = |workers, tokens, pace| Plan {
-        address: process.address,
+        address: target.address,
         request: Request::stream(tokens, pace, store),
         workers,
         stagger: STAGGER,
@@ -58,11 +61,11 @@ async fn grown_by(process: &Process, store: bool) -> anyhow::Result<Split<i32>> 
     // What comes with the first few streams comes once.
     load::run(plan(16, TOKENS, Duration::from_millis(1))).await?;
     sleep(SETTLE).await;
-    let idle = processes::memory_kib(process.pid)?;
+    let idle = processes::memory_kib(&target.group)?;
 
     let looked = async {
         sleep(LOOK_AT).await;
-        processes::memory_kib(process.pid)
+        processes::memory_kib(&target.group)
     };
     let (outcome, held) = tokio::join!(load::run(plan(STREAMS, TOKENS, PACE)), looked);
     let streams = count(outcome?.samples.len());
@@ -77,10 +80,10 @@ enum Fresh {
 }
 
 impl Fresh {
-    fn process(&self) -> &Process {
+    fn target(&self) -> Target {
         match self {
-            Self::Proxy(process) => process,
-            Self::Talaria(talaria) => &talaria.process,
+            Self::Proxy(process) => process.target(),
+            Self::Talaria(talaria) => talaria.target(),
         }
     }
 
