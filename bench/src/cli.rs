@@ -75,6 +75,12 @@ pub enum Scenario {
     S4,
     /// 2,000 streams held at one token per second: memory
     S5,
+    /// Chains of 200 turns of 1 kB in and 1 kB out: time of a turn, bytes in the database
+    S6,
+    /// Replay of finished streams, 32 at a time
+    S7,
+    /// One run of 100,000 deltas: memory, GET in the middle, replay
+    S8,
     /// What the disk and Postgres can do by themselves
     Limits,
 }

@@ -8,9 +8,20 @@ use tokio_postgres::{Client, Config, NoTls};
 
 /// An open session; it ends when this is dropped.
 pub struct Session {
-    _client: Client,
+    pub client: Client,
     /// Does the session's I/O.
     _io: JoinSet<()>,
+}
+
+/// Bytes that were written to the tables, and ahead of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Written {
+    /// Of all tables, with their indexes and what is stored out of line.
+    pub tables: i64,
+    /// Of these, the event log's.
+    pub event_log: i64,
+    /// Where the write-ahead log ends.
+    pub wal: i64,
 }
 
 impl Session {
@@ -23,9 +34,31 @@ impl Session {
         let mut io = JoinSet::new();
         // Why it ended is told to whoever uses the client.
         io.spawn(async { drop(connection.await) });
-        Ok(Self {
-            _client: client,
-            _io: io,
+        Ok(Self { client, _io: io })
+    }
+
+    /// Writes all pages out, so that what follows does not pay for what was before.
+    pub async fn checkpoint(&self) -> anyhow::Result<()> {
+        let done = self.client.batch_execute("CHECKPOINT").await;
+        done.context("writing a checkpoint")
+    }
+
+    /// How much has been written so far.
+    pub async fn written(&self) -> anyhow::Result<Written> {
+        const SQL: &str = "
+            -- bench_written
+            SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint,
+                   coalesce(sum(pg_total_relation_size(oid)) FILTER (WHERE relname LIKE 'event_chunk%'), 0)::bigint,
+                   (pg_current_wal_insert_lsn() - '0/0')::bigint
+            FROM pg_class
+            WHERE relkind = 'r'
+              AND relnamespace = 'public'::regnamespace";
+        let row = self.client.query_one(SQL, &[]).await;
+        let row = row.context("reading the sizes of the tables")?;
+        Ok(Written {
+            tables: row.get(0),
+            event_log: row.get(1),
+            wal: row.get(2),
         })
     }
 }
@@ -44,6 +77,15 @@ pub async fn with_session<T>(
     let result = result?;
     ended.context("speaking to Postgres")?;
     Ok(result)
+}
+
+/// A number of bytes, for arithmetic: exact up to some petabytes.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "no measurement writes petabytes"
+)]
+pub fn bytes(count: i64) -> f64 {
+    count as f64
 }
 
 fn config(socket: &Path) -> Config {

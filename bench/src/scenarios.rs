@@ -1,6 +1,10 @@
 //! The scenarios, and the rounds in which they alternate.
 
+mod chain;
+mod fresh;
+mod long;
 mod memory;
+mod replay;
 mod short;
 mod streams;
 
@@ -9,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use self::fresh::Fresh;
 use crate::cli::{Measurement, Scenario, Subject};
 use crate::limits;
 use crate::load::{self, Plan, Request, Until};
@@ -55,6 +60,9 @@ async fn scenario_round(
         Scenario::S3 => short::runs_round(stage, subjects, book).await,
         Scenario::S4 => short::gets_round(stage, subjects, book).await,
         Scenario::S5 => memory::round(stage, subjects, book).await,
+        Scenario::S6 => chain::round(stage, subjects, book).await,
+        Scenario::S7 => replay::round(stage, subjects, book).await,
+        Scenario::S8 => long::round(stage, subjects, book).await,
         Scenario::Limits => match stage.any_talaria() {
             Some(talaria) => limits::round(talaria, book).await,
             None => Ok(()),

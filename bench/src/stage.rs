@@ -69,6 +69,14 @@ impl Stage {
         target.with_context(|| format!("nothing was started for {subject:?}"))
     }
 
+    /// The Talaria that answers for a subject, if one does.
+    pub fn talaria(&self, subject: Subject) -> Option<&Talaria> {
+        match subject.shape()? {
+            Shape::OneProcess => self.one.as_ref(),
+            Shape::Apart => self.apart.as_ref(),
+        }
+    }
+
     /// Whichever Talaria was started.
     pub fn any_talaria(&self) -> Option<&Talaria> {
         self.one.as_ref().or(self.apart.as_ref())

@@ -5,12 +5,12 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::sleep;
 
-use super::count;
+use super::{Fresh, count};
 use crate::cli::Subject;
 use crate::load::{self, Plan, Request, Until};
 use crate::processes::{self, Split};
 use crate::report::{Book, Measure};
-use crate::stage::{Process, Shape, Stage, Talaria, Target};
+use crate::stage::{Stage, Target};
 
 const STREAMS: u32 = 2000;
 const TOKENS: u32 = 15;
@@ -25,13 +25,8 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// another load would hide the growth.
 pub async fn round(stage: &Stage, subjects: &[Subject], book: &mut Book) -> anyhow::Result<()> {
     for &subject in subjects {
-        let fresh = match subject {
-            Subject::Straight => continue,
-            Subject::Proxy => Fresh::Proxy(stage.start_proxy().await?),
-            Subject::Durable | Subject::Ephemeral => {
-                Fresh::Talaria(stage.start_talaria(Shape::OneProcess).await?)
-            }
-            Subject::Apart => Fresh::Talaria(stage.start_talaria(Shape::Apart).await?),
+        let Some(fresh) = Fresh::start(stage, subject).await? else {
+            continue;
         };
         let grown = grown_by(&fresh.target(), subject.stores())
             .await
@@ -71,26 +66,4 @@ async fn grown_by(target: &Target, store: bool) -> anyhow::Result<Split<i32>> {
     let streams = count(outcome?.samples.len());
     anyhow::ensure!(streams >= f64::from(STREAMS), "only {streams} streams");
     Ok(held? - idle)
-}
-
-/// A server for one measurement.
-enum Fresh {
-    Proxy(Process),
-    Talaria(Talaria),
-}
-
-impl Fresh {
-    fn target(&self) -> Target {
-        match self {
-            Self::Proxy(process) => process.target(),
-            Self::Talaria(talaria) => talaria.target(),
-        }
-    }
-
-    async fn stop(self) -> anyhow::Result<()> {
-        match self {
-            Self::Proxy(process) => process.stop().await,
-            Self::Talaria(talaria) => talaria.stop().await,
-        }
-    }
 }
