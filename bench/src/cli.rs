@@ -5,10 +5,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::Serialize;
-
 use crate::stage::Shape;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Measures Talaria against a mock upstream
 #[derive(Debug, Parser)]
@@ -29,6 +27,13 @@ pub enum Command {
     Proxy {
         #[arg(long, value_name = "HOST:PORT")]
         upstream: SocketAddr,
+    },
+    /// Shows two files that --json wrote beside each other
+    Compare {
+        #[arg(value_name = "OLD.json")]
+        old: PathBuf,
+        #[arg(value_name = "NEW.json")]
+        new: PathBuf,
     },
     /// A program that ends with the process that started it
     #[command(name = "__follow", hide = true)]
@@ -60,10 +65,12 @@ pub struct Measurement {
     /// The talaria program [default: the one beside this program]
     #[arg(long, value_name = "PATH")]
     pub server: Option<PathBuf>,
+    /// The commit of that program, to be noted with the figures [default: that of the work tree it lies in]
+    #[arg(long, value_name = "TEXT")]
+    pub commit: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Scenario {
     /// 50 streams of 100 tokens, one each 20 ms: added time to the first token
     S1,
@@ -119,6 +126,23 @@ impl Measurement {
             .copied()
             .filter(asked)
             .collect()
+    }
+}
+
+impl Scenario {
+    /// Its name, as on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::S1 => "s1",
+            Self::S2 => "s2",
+            Self::S3 => "s3",
+            Self::S4 => "s4",
+            Self::S5 => "s5",
+            Self::S6 => "s6",
+            Self::S7 => "s7",
+            Self::S8 => "s8",
+            Self::Limits => "limits",
+        }
     }
 }
 

@@ -61,6 +61,12 @@ impl Session {
             wal: row.get(2),
         })
     }
+
+    /// What Postgres calls its own version.
+    pub async fn version(&self) -> anyhow::Result<String> {
+        let row = self.client.query_one("SHOW server_version", &[]).await;
+        Ok(row.context("asking for Postgres' version")?.get(0))
+    }
 }
 
 /// Does some work with a session whose I/O is done by the same task, which saves a wake-up per answer.

@@ -5,6 +5,7 @@ mod database;
 mod follow;
 mod limits;
 mod load;
+mod machine;
 mod mock;
 mod processes;
 mod proxy;
@@ -13,6 +14,7 @@ mod scenarios;
 mod serve;
 mod stage;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -20,6 +22,7 @@ use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cli::{Cli, Command};
+use crate::report::{Figures, comparison};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -33,6 +36,7 @@ async fn main() -> ExitCode {
             Some(Command::Follow { parent, program }) => {
                 follow::become_program(*parent, program).map(|never| match never {})
             }
+            Some(Command::Compare { old, new }) => compare(old, new),
             None => {
                 open_files_as_allowed().context("raising the limit of open files")?;
                 scenarios::run(&cli.measurement).await
@@ -51,6 +55,12 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn compare(old: &Path, new: &Path) -> anyhow::Result<()> {
+    let (old, new) = (Figures::read(old)?, Figures::read(new)?);
+    print!("{}", comparison(&old, &new));
+    Ok(())
 }
 
 /// Raises the soft limit of open files to the hard one, for this process and those it starts.

@@ -8,7 +8,6 @@ mod replay;
 mod short;
 mod streams;
 
-use std::fs;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,8 +16,9 @@ use self::fresh::Fresh;
 use crate::cli::{Measurement, Scenario, Subject};
 use crate::limits;
 use crate::load::{self, Plan, Request, Until};
+use crate::machine::MeasuredOn;
 use crate::processes::Split;
-use crate::report::Book;
+use crate::report::{Book, write_json};
 use crate::stage::Stage;
 
 /// Measures what was asked for and prints the table.
@@ -39,11 +39,14 @@ pub async fn run(measurement: &Measurement) -> anyhow::Result<()> {
                 .with_context(|| format!("scenario {scenario:?}"))?;
         }
     }
+    let commit = measurement.commit.as_deref();
+    let measured_on = MeasuredOn::this_machine(commit, stage.server(), stage.any_talaria()).await;
     stage.clear().await?;
 
     print!("{}", book.table());
+    println!("\nMeasured on: {}", measured_on.line());
     if let Some(path) = &measurement.json {
-        fs::write(path, book.json()).with_context(|| format!("writing {}", path.display()))?;
+        write_json(path, &book.figures(measured_on))?;
     }
     Ok(())
 }

@@ -82,6 +82,11 @@ impl Stage {
         self.one.as_ref().or(self.apart.as_ref())
     }
 
+    /// The program `talaria`.
+    pub fn server(&self) -> &Path {
+        &self.server
+    }
+
     /// Starts another proxy.
     pub async fn start_proxy(&self) -> anyhow::Result<Process> {
         let mut proxy = Command::new(own_program()?);

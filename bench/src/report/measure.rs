@@ -1,6 +1,6 @@
 //! What is measured, and what is aimed at.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::Scenario;
 
@@ -63,7 +63,7 @@ pub struct Row {
     pub ephemeral: Option<f64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Better {
     Lower,

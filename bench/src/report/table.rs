@@ -6,7 +6,7 @@ use super::measure::{Better, Limit, Measure};
 use super::median;
 use crate::cli::Subject;
 
-const NOTHING: &str = "–";
+pub const NOTHING: &str = "–";
 /// How many times the CPU of one process the services apart may cost.
 const APART_TIMES: f64 = 1.5;
 
@@ -78,7 +78,7 @@ pub fn limits(limits: &BTreeMap<Limit, Vec<f64>>) -> String {
     aligned(&["the machine by itself", "unit", ""], lines)
 }
 
-fn shown(figure: Option<f64>) -> String {
+pub fn shown(figure: Option<f64>) -> String {
     let Some(figure) = figure else {
         return NOTHING.to_owned();
     };
@@ -106,7 +106,7 @@ fn grouped(number: &str) -> String {
     text + fraction
 }
 
-fn ratio(figure: Option<f64>, to: Option<f64>) -> String {
+pub fn ratio(figure: Option<f64>, to: Option<f64>) -> String {
     match (figure, to) {
         (Some(figure), Some(to)) if to > 0.0 => format!("{:.2}", figure / to),
         _ => NOTHING.to_owned(),
@@ -130,7 +130,7 @@ fn target(better: Better, target: Option<f64>, figure: Option<f64>) -> String {
     format!("{sign} {target}{verdict}")
 }
 
-fn aligned(head: &[&str], lines: impl Iterator<Item = Vec<String>>) -> String {
+pub fn aligned(head: &[&str], lines: impl Iterator<Item = Vec<String>>) -> String {
     let head = head.iter().map(|&name| name.to_owned()).collect();
     let lines: Vec<Vec<String>> = std::iter::once(head).chain(lines).collect();
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
