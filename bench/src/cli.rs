@@ -28,6 +28,8 @@ pub enum Command {
         #[arg(long, value_name = "HOST:PORT")]
         upstream: SocketAddr,
     },
+    /// Measures how figures change with one quantity
+    Curve(CurveArgs),
     /// Shows two files that --json wrote beside each other
     Compare {
         #[arg(value_name = "OLD.json")]
@@ -59,7 +61,14 @@ pub struct Measurement {
     /// Also measure Talaria with every service in a process of its own
     #[arg(long)]
     apart: bool,
-    /// Where to write every figure of every round
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What all that measures can be told.
+#[derive(Args, Debug)]
+pub struct Common {
+    /// Where to write every figure
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// The talaria program [default: the one beside this program]
@@ -68,6 +77,33 @@ pub struct Measurement {
     /// The commit of that program, to be noted with the figures [default: that of the work tree it lies in]
     #[arg(long, value_name = "TEXT")]
     pub commit: Option<String>,
+}
+
+/// Which curves to draw.
+#[derive(Args, Debug)]
+pub struct CurveArgs {
+    #[arg(value_name = "CURVE", required = true)]
+    pub curves: Vec<Curve>,
+    /// The largest point that is wanted [default: all]
+    #[arg(long, value_name = "COUNT")]
+    pub up_to: Option<u64>,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What is varied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Curve {
+    /// 1 to 4,096 clients: paced streams, and short runs
+    Concurrency,
+    /// 10 to 100,000 tokens in one run: CPU, GET, replay
+    Tokens,
+    /// 1 to 2,000 turns in a chain: time of a turn
+    Chain,
+    /// 10,000 to 10 million stored responses, up to 15 GB: runs, GET, list, turn
+    Rows,
+    /// 1 to 10,000 tenants among as many responses: the same
+    Tenants,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -126,6 +162,30 @@ impl Measurement {
             .copied()
             .filter(asked)
             .collect()
+    }
+}
+
+impl Curve {
+    /// Its name, as on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Concurrency => "concurrency",
+            Self::Tokens => "tokens",
+            Self::Chain => "chain",
+            Self::Rows => "rows",
+            Self::Tenants => "tenants",
+        }
+    }
+
+    /// What is counted.
+    pub fn of(self) -> &'static str {
+        match self {
+            Self::Concurrency => "clients",
+            Self::Tokens => "tokens of a run",
+            Self::Chain => "turns",
+            Self::Rows => "responses",
+            Self::Tenants => "tenants",
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Measures Talaria against a mock upstream, beside what the machine itself can do.
 
 mod cli;
+mod curve;
 mod database;
 mod follow;
 mod limits;
@@ -37,8 +38,12 @@ async fn main() -> ExitCode {
                 follow::become_program(*parent, program).map(|never| match never {})
             }
             Some(Command::Compare { old, new }) => compare(old, new),
+            Some(Command::Curve(args)) => {
+                open_files_as_allowed()?;
+                curve::run(args).await
+            }
             None => {
-                open_files_as_allowed().context("raising the limit of open files")?;
+                open_files_as_allowed()?;
                 scenarios::run(&cli.measurement).await
             }
         }
@@ -64,7 +69,7 @@ fn compare(old: &Path, new: &Path) -> anyhow::Result<()> {
 }
 
 /// Raises the soft limit of open files to the hard one, for this process and those it starts.
-fn open_files_as_allowed() -> rustix::io::Result<()> {
+fn open_files_as_allowed() -> anyhow::Result<()> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(
         Resource::Nofile,
@@ -73,4 +78,5 @@ fn open_files_as_allowed() -> rustix::io::Result<()> {
             maximum,
         },
     )
+    .context("raising the limit of open files")
 }

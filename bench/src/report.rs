@@ -16,6 +16,7 @@ use serde::Serialize;
 pub use self::compare::comparison;
 pub use self::figures::Figures;
 pub use self::measure::{Limit, Measure};
+pub use self::table::{aligned, count_shown, shown};
 
 use self::figures::{Measured, MeasuredLimit, Rounds, Targets};
 use crate::cli::Subject;

@@ -1,6 +1,6 @@
 //! The scenarios, and the rounds in which they alternate.
 
-mod chain;
+pub mod chain;
 mod fresh;
 mod long;
 mod memory;
@@ -11,6 +11,8 @@ mod streams;
 use std::time::Duration;
 
 use anyhow::Context;
+
+pub use self::replay::EVENTS_BESIDES;
 
 use self::fresh::Fresh;
 use crate::cli::{Measurement, Scenario, Subject};
@@ -24,7 +26,7 @@ use crate::stage::Stage;
 /// Measures what was asked for and prints the table.
 pub async fn run(measurement: &Measurement) -> anyhow::Result<()> {
     let subjects = measurement.subjects();
-    let stage = Stage::set(measurement.server.as_deref(), &subjects).await?;
+    let stage = Stage::set(measurement.common.server.as_deref(), &subjects).await?;
     let mut book = Book::default();
     warm_up(&stage, &subjects).await?;
     for round in 0..measurement.rounds.get() {
@@ -39,13 +41,13 @@ pub async fn run(measurement: &Measurement) -> anyhow::Result<()> {
                 .with_context(|| format!("scenario {scenario:?}"))?;
         }
     }
-    let commit = measurement.commit.as_deref();
+    let commit = measurement.common.commit.as_deref();
     let measured_on = MeasuredOn::this_machine(commit, stage.server(), stage.any_talaria()).await;
     stage.clear().await?;
 
     print!("{}", book.table());
     println!("\nMeasured on: {}", measured_on.line());
-    if let Some(path) = &measurement.json {
+    if let Some(path) = &measurement.common.json {
         write_json(path, &book.figures(measured_on))?;
     }
     Ok(())
@@ -104,7 +106,7 @@ async fn warm_up(stage: &Stage, subjects: &[Subject]) -> anyhow::Result<()> {
 }
 
 /// A load on a subject, with the CPU time it took there.
-async fn measured(
+pub async fn measured(
     stage: &Stage,
     subject: Subject,
     plan: impl FnOnce(std::net::SocketAddr) -> Plan,
@@ -118,16 +120,17 @@ async fn measured(
     Ok((outcome, cpu))
 }
 
-fn millis(duration: Duration) -> f64 {
+/// Milliseconds of `duration`.
+pub fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
 /// Microseconds of `time` for each of `count`.
-fn micros_each(time: Duration, count: f64) -> f64 {
+pub fn micros_each(time: Duration, count: f64) -> f64 {
     time.as_secs_f64() * 1e6 / count
 }
 
 /// The number of things, for arithmetic.
-fn count(things: usize) -> f64 {
+pub fn count(things: usize) -> f64 {
     u32::try_from(things).map_or(f64::INFINITY, f64::from)
 }

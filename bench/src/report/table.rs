@@ -78,6 +78,7 @@ pub fn limits(limits: &BTreeMap<Limit, Vec<f64>>) -> String {
     aligned(&["the machine by itself", "unit", ""], lines)
 }
 
+/// A figure with about three digits.
 pub fn shown(figure: Option<f64>) -> String {
     let Some(figure) = figure else {
         return NOTHING.to_owned();
@@ -88,6 +89,11 @@ pub fn shown(figure: Option<f64>) -> String {
         _ => 0,
     };
     grouped(&format!("{figure:.decimals$}"))
+}
+
+/// A whole number.
+pub fn count_shown(count: u64) -> String {
+    grouped(&count.to_string())
 }
 
 /// Commas between the thousands.
@@ -106,6 +112,7 @@ fn grouped(number: &str) -> String {
     text + fraction
 }
 
+/// How many times `to` a figure is.
 pub fn ratio(figure: Option<f64>, to: Option<f64>) -> String {
     match (figure, to) {
         (Some(figure), Some(to)) if to > 0.0 => format!("{:.2}", figure / to),
@@ -130,6 +137,7 @@ fn target(better: Better, target: Option<f64>, figure: Option<f64>) -> String {
     format!("{sign} {target}{verdict}")
 }
 
+/// A Markdown table whose columns also line up as plain text.
 pub fn aligned(head: &[&str], lines: impl Iterator<Item = Vec<String>>) -> String {
     let head = head.iter().map(|&name| name.to_owned()).collect();
     let lines: Vec<Vec<String>> = std::iter::once(head).chain(lines).collect();

@@ -32,6 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Once for every subject, each on a process of its own: a heap that has grown under another load would hide what this
 /// takes.
 pub async fn round(stage: &Stage, subjects: &[Subject], book: &mut Book) -> anyhow::Result<()> {
+    render(stage).await?;
     for &subject in subjects {
         let fresh = Fresh::start(stage, subject).await?;
         let target = fresh.as_ref().map_or_else(
@@ -45,6 +46,14 @@ pub async fn round(stage: &Stage, subjects: &[Subject], book: &mut Book) -> anyh
             fresh.stop().await?;
         }
     }
+    Ok(())
+}
+
+/// The mock renders an answer when it is first asked for it.
+async fn render(stage: &Stage) -> anyhow::Result<()> {
+    let mut mock = Connection::open(stage.target(Subject::Straight)?.address).await?;
+    let path = format!("{CREATE}/any?stream=true&tokens={TOKENS}");
+    load::stream(mock.send(Method::GET, &path, Bytes::new()), TOKENS).await?;
     Ok(())
 }
 
@@ -82,7 +91,7 @@ fn body(pace: Pace, store: bool) -> Bytes {
     load::body(&load::input(Text::plain(TOKENS), pace), true, store)
 }
 
-/// What comes with the first few streams comes once; and the mock renders the long answer.
+/// What comes with the first few streams comes once.
 async fn warm_up(target: &Target, subject: Subject) -> anyhow::Result<()> {
     load::run(Plan {
         address: target.address,
