@@ -30,6 +30,10 @@ pub enum Command {
     },
     /// Measures how figures change with one quantity
     Curve(CurveArgs),
+    /// Offers more than can be done, beside streams at a human pace
+    Overload(OverloadArgs),
+    /// Holds streams whose clients leave and come back, and looks whether anything grows
+    Soak(SoakArgs),
     /// Shows two files that --json wrote beside each other
     Compare {
         #[arg(value_name = "OLD.json")]
@@ -87,6 +91,36 @@ pub struct CurveArgs {
     /// The largest point that is wanted [default: all]
     #[arg(long, value_name = "COUNT")]
     pub up_to: Option<u64>,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// How much to offer.
+#[derive(Args, Debug)]
+pub struct OverloadArgs {
+    /// How many times the sustainable load
+    #[arg(long, default_value = "2")]
+    pub times: f64,
+    /// For how long
+    #[arg(long, default_value = "10")]
+    pub seconds: u16,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// How long to hold how many streams.
+#[derive(Args, Debug)]
+pub struct SoakArgs {
+    #[arg(long, default_value = "60")]
+    pub minutes: f64,
+    #[arg(long, default_value = "500")]
+    pub streams: u32,
+    /// From one look at what the server holds to the next
+    #[arg(long, default_value = "60")]
+    pub sample_seconds: u16,
+    /// With every service in a process of its own
+    #[arg(long)]
+    pub apart: bool,
     #[command(flatten)]
     pub common: Common,
 }

@@ -3,7 +3,6 @@
 mod chain;
 mod concurrency;
 mod generate;
-mod points;
 mod rows;
 mod tables;
 mod tenants;
@@ -12,9 +11,9 @@ mod tokens;
 use anyhow::Context;
 use serde::Serialize;
 
-use self::points::Points;
 use crate::cli::{Curve, CurveArgs, Subject};
 use crate::machine::MeasuredOn;
+use crate::points::Points;
 use crate::report::write_json;
 use crate::stage::Stage;
 
@@ -32,7 +31,7 @@ pub async fn run(args: &CurveArgs) -> anyhow::Result<()> {
     let mut curves = Vec::new();
     for curve in &args.curves {
         let up_to = args.up_to.unwrap_or(u64::MAX);
-        let mut points = Points::new(*curve, up_to);
+        let mut points = Points::new(curve.name(), curve.of(), up_to);
         match curve {
             Curve::Concurrency => concurrency::measure(&stage, &mut points).await,
             Curve::Tokens => tokens::measure(&stage, &mut points).await,

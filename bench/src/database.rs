@@ -24,6 +24,12 @@ pub struct Written {
     pub wal: i64,
 }
 
+/// How large a database is, and how much it is used.
+pub struct Size {
+    pub mib: f64,
+    pub connections: f64,
+}
+
 impl Session {
     /// Opens a session through the socket in this directory.
     pub async fn open(socket: &Path) -> anyhow::Result<Self> {
@@ -62,6 +68,23 @@ impl Session {
         })
     }
 
+    /// How large the database is, and how many connections others have to it.
+    pub async fn size(&self) -> anyhow::Result<Size> {
+        const SQL: &str = "
+            -- bench_size
+            SELECT pg_database_size(current_database()),
+                   (SELECT count(*)
+                    FROM pg_stat_activity
+                    WHERE backend_type = 'client backend'
+                      AND pid <> pg_backend_pid())";
+        let row = self.client.query_one(SQL, &[]).await;
+        let row = row.context("reading the size of the database")?;
+        Ok(Size {
+            mib: counted(row.get(0)) / f64::from(1 << 20),
+            connections: counted(row.get(1)),
+        })
+    }
+
     /// What Postgres calls its own version.
     pub async fn version(&self) -> anyhow::Result<String> {
         let row = self.client.query_one("SHOW server_version", &[]).await;
@@ -85,12 +108,12 @@ pub async fn with_session<T>(
     Ok(result)
 }
 
-/// A number of bytes, for arithmetic: exact up to some petabytes.
+/// A number that Postgres counted, for arithmetic: exact up to some petabytes.
 #[expect(
     clippy::cast_precision_loss,
     reason = "no measurement writes petabytes"
 )]
-pub fn bytes(count: i64) -> f64 {
+pub fn counted(count: i64) -> f64 {
     count as f64
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use tokio::task::{JoinSet, spawn_blocking};
 
-use crate::database::{Session, bytes, with_session};
+use crate::database::{Session, counted, with_session};
 use crate::report::{Book, Limit};
 use crate::stage::Talaria;
 
@@ -103,7 +103,7 @@ async fn wal_of_row(session: &Session) -> anyhow::Result<f64> {
             .context("inserting rows")?;
     }
     let after = session.written().await?;
-    Ok(bytes(after.wal - before.wal) / f64::from(ROWS))
+    Ok(counted(after.wal - before.wal) / f64::from(ROWS))
 }
 
 /// How many documents of 4 kB a second 32 connections read by their key.

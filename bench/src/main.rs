@@ -8,11 +8,14 @@ mod limits;
 mod load;
 mod machine;
 mod mock;
+mod overload;
+mod points;
 mod processes;
 mod proxy;
 mod report;
 mod scenarios;
 mod serve;
+mod soak;
 mod stage;
 
 use std::path::Path;
@@ -41,6 +44,14 @@ async fn main() -> ExitCode {
             Some(Command::Curve(args)) => {
                 open_files_as_allowed()?;
                 curve::run(args).await
+            }
+            Some(Command::Overload(args)) => {
+                open_files_as_allowed()?;
+                overload::run(args).await
+            }
+            Some(Command::Soak(args)) => {
+                open_files_as_allowed()?;
+                soak::run(args).await
             }
             None => {
                 open_files_as_allowed()?;

@@ -2,6 +2,7 @@
 
 mod compare;
 mod figures;
+mod listing;
 mod measure;
 mod table;
 
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 pub use self::compare::comparison;
 pub use self::figures::Figures;
+pub use self::listing::Listing;
 pub use self::measure::{Limit, Measure};
 pub use self::table::{aligned, count_shown, shown};
 

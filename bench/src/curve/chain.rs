@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::points::Points;
 use crate::cli::Subject;
 use crate::load::Connection;
+use crate::points::Points;
 use crate::report::quantile;
 use crate::scenarios::chain::{turn, whole_turn};
 use crate::scenarios::millis;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::points::Points;
 use crate::cli::Subject;
 use crate::load::{Plan, Request, Until};
+use crate::points::Points;
 use crate::report::quantile;
 use crate::scenarios::{count, measured, micros_each, millis};
 use crate::stage::Stage;

@@ -1,9 +1,9 @@
 //! How many responses are stored.
 
 use super::generate::Copies;
-use super::points::Points;
 use super::tables;
-use crate::database::bytes;
+use crate::database::counted;
+use crate::points::Points;
 use crate::stage::{Shape, Stage};
 
 const USUAL: [u32; 7] = [
@@ -35,7 +35,7 @@ pub async fn measure(stage: &Stage, points: &mut Points) -> anyhow::Result<()> {
         let missing = f64::from(count - copies.made);
         let seconds = copies.make(&session, count).await?;
         let written = session.written().await?.tables;
-        bytes_each = bytes(written - empty) / f64::from(count);
+        bytes_each = counted(written - empty) / f64::from(count);
         points.note("made a second", "1/s", missing / seconds);
         points.note("bytes each", "bytes", bytes_each);
         tables::measure(&target, &copies, &session, points).await?;

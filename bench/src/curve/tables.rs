@@ -6,11 +6,11 @@ use bytes::Bytes;
 use http::Method;
 
 use super::generate::Copies;
-use super::points::Points;
 use crate::database::Session;
 use crate::load::{self, CREATE, Connection, Plan, Request, Until};
 use crate::mock::answer::Text;
 use crate::mock::asked::Pace;
+use crate::points::Points;
 use crate::processes;
 use crate::report::quantile;
 use crate::scenarios::{count, micros_each, millis};

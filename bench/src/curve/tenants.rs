@@ -1,8 +1,8 @@
 //! How many tenants the stored responses belong to.
 
 use super::generate::Copies;
-use super::points::Points;
 use super::tables;
+use crate::points::Points;
 use crate::stage::{Shape, Stage};
 
 const USUAL: [u32; 5] = [1, 10, 100, 1000, 10_000];

@@ -5,10 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 
-use super::points::Points;
 use crate::cli::Subject;
 use crate::load::{self, COMPLETED, Connection, Plan, Request, Until};
 use crate::mock::answer::Text;
+use crate::points::Points;
 use crate::report::quantile;
 use crate::scenarios::{EVENTS_BESIDES, count, measured, micros_each, millis};
 use crate::stage::Stage;

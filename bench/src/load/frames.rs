@@ -47,6 +47,11 @@ impl Frames {
         Ok(())
     }
 
+    /// The connection was given up: what follows comes over another, from the next event on.
+    pub fn cut(&mut self) {
+        self.rest.clear();
+    }
+
     /// Whether the stream is complete, with this number of deltas.
     pub fn finish(&self, deltas: u32) -> anyhow::Result<()> {
         ensure!(
@@ -185,6 +190,20 @@ mod tests {
         assert!(complaint(&other).starts_with(
             "the stream had 2 deltas instead of 3, and besides them response.created "
         ));
+    }
+
+    #[test]
+    fn a_stream_goes_on_over_another_connection() {
+        let stream = responses::answer(Text::plain(3)).pieces.concat();
+        let text = String::from_utf8(stream.clone()).unwrap();
+        let fifth = text.match_indices("event: ").nth(5).unwrap().0;
+
+        let mut frames = seen(&[&stream[..fifth + 20]]).unwrap();
+        frames.cut();
+        assert_eq!(frames.events, 5);
+        frames.feed(&stream[fifth..]).unwrap();
+
+        frames.finish(3).unwrap();
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{count, micros_each, millis};
 use crate::cli::Subject;
-use crate::database::bytes;
+use crate::database::counted;
 use crate::load::{self, COMPLETED, CREATE, Connection};
 use crate::mock::answer::Text;
 use crate::mock::asked::Pace;
@@ -197,7 +197,7 @@ async fn note_cost(talaria: &Talaria, subject: Subject, book: &mut Book) -> anyh
     let cpu = processes::cpu(&target.group)? - cpu;
     let after = session.written().await?;
     let turns = count((CHAINS_AT_ONCE * TURNS) as usize);
-    let each = |before, after| bytes(after - before) / turns;
+    let each = |before, after| counted(after - before) / turns;
     let together = cpu.server + cpu.postgres;
     for (measure, figure) in [
         (Measure::ChainRate, turns / seconds),

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::cli::Curve;
 use crate::report::{aligned, count_shown, shown};
 
 /// What was measured at each point of a curve.
 #[derive(Serialize)]
 pub struct Points {
-    curve: &'static str,
+    name: &'static str,
     /// What is varied.
     of: &'static str,
     columns: Vec<Column>,
@@ -37,10 +36,10 @@ struct Point {
 
 impl Points {
     /// None yet, of which none beyond `up_to` are wanted.
-    pub fn new(curve: Curve, up_to: u64) -> Self {
+    pub fn new(name: &'static str, of: &'static str, up_to: u64) -> Self {
         Self {
-            curve: curve.name(),
-            of: curve.of(),
+            name,
+            of,
             columns: Vec::new(),
             measured: Vec::new(),
             notes: Vec::new(),
@@ -86,12 +85,23 @@ impl Points {
         self.notes.push(note);
     }
 
+    /// What was measured of one thing, at all points that have it.
+    pub fn figures(&self, measure: &str) -> Vec<f64> {
+        let points = self.measured.iter();
+        points
+            .filter_map(|point| point.figures.get(measure).copied())
+            .collect()
+    }
+
     /// All points as a Markdown table with a line for each.
     pub fn table(&self) -> String {
         let titles: Vec<String> = self
             .columns
             .iter()
-            .map(|column| format!("{}, {}", column.measure, column.unit))
+            .map(|column| match column.unit {
+                "" => column.measure.clone(),
+                unit => format!("{}, {unit}", column.measure),
+            })
             .collect();
         let mut head = vec![self.of];
         head.extend(titles.iter().map(String::as_str));
@@ -117,20 +127,21 @@ mod tests {
 
     #[test]
     fn points_may_lack_figures() {
-        let mut points = Points::new(Curve::Tokens, 1000);
+        let mut points = Points::new("tokens", "tokens of a run", 1000);
         points.begin(10_u32);
         points.note("GET", "ms", 0.5);
         points.begin(1000_u32);
         points.note("GET", "ms", 1.5);
-        points.note("replay", "1/s", 1e6);
+        points.note("replays", "", 1e6);
         points.remark("Not more.".to_owned());
 
+        assert_eq!(points.figures("replays"), [1e6]);
         assert_eq!(points.wanted([10_u32, 1000, 10_000]), [10, 1000]);
         insta::assert_snapshot!(points.table(), @r"
-        | tokens of a run | GET, ms | replay, 1/s |
-        | --------------- | ------- | ----------- |
-        | 10              | 0.50    | –           |
-        | 1,000           | 1.50    | 1,000,000   |
+        | tokens of a run | GET, ms | replays   |
+        | --------------- | ------- | --------- |
+        | 10              | 0.50    | –         |
+        | 1,000           | 1.50    | 1,000,000 |
         Not more.
         ");
     }
