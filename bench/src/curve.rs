@@ -15,6 +15,7 @@ use crate::cli::{Curve, CurveArgs, Subject};
 use crate::machine::MeasuredOn;
 use crate::points::Points;
 use crate::report::write_json;
+use crate::scenarios::warm_up;
 use crate::stage::Stage;
 
 /// What a file of curves holds.
@@ -28,6 +29,11 @@ struct Curves {
 pub async fn run(args: &CurveArgs) -> anyhow::Result<()> {
     let subjects = [Subject::Straight, Subject::Proxy, Subject::Durable];
     let stage = Stage::set(args.common.server.as_deref(), &subjects).await?;
+    warm_up(
+        &stage,
+        &[Subject::Proxy, Subject::Durable, Subject::Ephemeral],
+    )
+    .await?;
     let mut curves = Vec::new();
     for curve in &args.curves {
         let up_to = args.up_to.unwrap_or(u64::MAX);

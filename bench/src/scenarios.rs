@@ -84,7 +84,7 @@ fn in_turn(subjects: &[Subject], round: u32) -> Vec<Subject> {
 }
 
 /// What is cold at first (caches, prepared statements, empty tables) is not what is measured.
-async fn warm_up(stage: &Stage, subjects: &[Subject]) -> anyhow::Result<()> {
+pub async fn warm_up(stage: &Stage, subjects: &[Subject]) -> anyhow::Result<()> {
     for subject in subjects {
         let stores = subject.stores();
         for request in [

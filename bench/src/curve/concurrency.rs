@@ -31,7 +31,8 @@ pub async fn measure(stage: &Stage, points: &mut Points) -> anyhow::Result<()> {
         }
     }
     points.remark(format!(
-        "Streams of {STREAM_TOKENS} tokens, one each {TICK:?}; runs of {RUN_TOKENS} tokens, not streamed."
+        "Streams of {STREAM_TOKENS} tokens, one each {TICK:?}; runs of {RUN_TOKENS} tokens, not streamed. CPU time is counted in \
+         hundredths of a second, so that of few streams is rough."
     ));
     Ok(())
 }

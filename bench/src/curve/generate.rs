@@ -32,43 +32,8 @@ impl Copies {
     /// Makes as many as are missing to `count`; answers how many seconds that took. Their ids are those of the last
     /// twelve hours, in the order in which they are made.
     pub async fn make(&mut self, session: &Session, count: u32) -> anyhow::Result<f64> {
-        // Whatever columns there are, a copy differs from what it is a copy of in its id and tenant.
-        const INSERT: &str = "
-            WITH copy AS MATERIALIZED (
-                SELECT (lpad(to_hex(((extract(epoch FROM now()) - 43200) * 1000)::bigint + n * 2), 12, '0')
-                        || '7' || substr(md5(n::text), 1, 3)
-                        || '8' || substr(md5(n::text), 4, 15))::uuid AS id,
-                       CASE n % $4::bigint WHEN 0 THEN 'default' ELSE 'tenant-' || n % $4::bigint END AS tenant
-                FROM generate_series($2::bigint, $3::bigint - 1) AS numbers (n)
-            ), turns AS (
-                INSERT INTO turn
-                SELECT made.*
-                FROM copy
-                CROSS JOIN turn t
-                CROSS JOIN LATERAL jsonb_populate_record(t, jsonb_build_object('id', copy.id, 'tenant', copy.tenant)) made
-                WHERE t.id = $1::text::uuid
-            ), finals AS (
-                INSERT INTO response_final
-                SELECT made.*
-                FROM copy
-                CROSS JOIN response_final f
-                CROSS JOIN LATERAL jsonb_populate_record(f, jsonb_build_object('response_id', copy.id)) made
-                WHERE f.response_id = $1::text::uuid
-            ), chunks AS (
-                INSERT INTO event_chunk
-                SELECT made.*
-                FROM copy
-                CROSS JOIN event_chunk e
-                CROSS JOIN LATERAL jsonb_populate_record(e, jsonb_build_object('response_id', copy.id)) made
-                WHERE e.response_id = $1::text::uuid
-            )
-            INSERT INTO response
-            SELECT made.*
-            FROM copy
-            CROSS JOIN response r
-            CROSS JOIN LATERAL jsonb_populate_record(r, jsonb_build_object('id', copy.id, 'tenant', copy.tenant)) made
-            WHERE r.id = $1::text::uuid";
-        let statement = session.client.prepare(INSERT).await;
+        let insert = insert_statement(session).await?;
+        let statement = session.client.prepare(&insert).await;
         let statement = statement.context("preparing to make responses")?;
         let start = Instant::now();
         while self.made < count {
@@ -111,4 +76,63 @@ impl Copies {
         let rows = rows.context("choosing responses")?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
+}
+
+/// Copies the rows of the response `$1`, for the numbers from `$2` to before `$3`, to `$4` tenants.
+async fn insert_statement(session: &Session) -> anyhow::Result<String> {
+    let turns = copy_into(session, "turn", "id").await?;
+    let finals = copy_into(session, "response_final", "response_id").await?;
+    let chunks = copy_into(session, "event_chunk", "response_id").await?;
+    let responses = copy_into(session, "response", "id").await?;
+    Ok(format!(
+        "
+        -- bench_responses_make
+        WITH copy AS MATERIALIZED (
+            SELECT (lpad(to_hex(((extract(epoch FROM now()) - 43200) * 1000)::bigint + n * 2), 12, '0')
+                    || '7' || substr(md5(n::text), 1, 3)
+                    || '8' || substr(md5(n::text), 4, 15))::uuid AS id,
+                   CASE n % $4::bigint WHEN 0 THEN 'default' ELSE 'tenant-' || n % $4::bigint END AS tenant
+            FROM generate_series($2::bigint, $3::bigint - 1) AS numbers (n)
+        ), turns AS (
+            {turns}
+        ), finals AS (
+            {finals}
+        ), chunks AS (
+            {chunks}
+        )
+        {responses}"
+    ))
+}
+
+/// The part of it for one table, with whatever columns that has: a copy differs from what it is a copy of in its id and
+/// tenant.
+async fn copy_into(session: &Session, table: &str, id: &str) -> anyhow::Result<String> {
+    const COLUMNS: &str = "
+        -- bench_columns
+        SELECT quote_ident(attname)
+        FROM pg_attribute
+        WHERE attrelid = $1::text::regclass
+          AND attnum > 0
+          AND NOT attisdropped
+        ORDER BY attnum";
+    let rows = session.client.query(COLUMNS, &[&table]).await;
+    let rows = rows.with_context(|| format!("reading the columns of {table}"))?;
+    let columns: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let values: Vec<String> = columns
+        .iter()
+        .map(|column| match column.as_str() {
+            name if name == id => "copy.id".to_owned(),
+            "tenant" => "copy.tenant".to_owned(),
+            other => format!("it.{other}"),
+        })
+        .collect();
+    Ok(format!(
+        "INSERT INTO {table} ({})
+            SELECT {}
+            FROM copy
+            CROSS JOIN {table} it
+            WHERE it.{id} = $1::text::uuid",
+        columns.join(", "),
+        values.join(", ")
+    ))
 }
