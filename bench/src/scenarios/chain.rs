@@ -24,7 +24,7 @@ const TIMED_CHAINS: u32 = 4;
 /// How many chains there are at once for the cost of a turn.
 const CHAINS_AT_ONCE: u32 = 8;
 /// What is asked and answered has so many tokens of varied text: 1 kB each.
-const TOKENS: u32 = 155;
+const TOKENS: u32 = 128;
 
 /// The turns whose times are shown, each the median of it and its neighbours.
 const LOOKED_AT: [(RangeInclusive<u32>, Measure, Measure); 3] = [
