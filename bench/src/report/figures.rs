@@ -13,6 +13,8 @@ use crate::machine::MeasuredOn;
 /// Everything of one measurement.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Figures {
+    /// Not in files of earlier versions.
+    #[serde(default)]
     pub measured_on: MeasuredOn,
     pub measures: Vec<Measured>,
     /// What the machine can do by itself.
