@@ -17,7 +17,7 @@ const TURNS_EACH: u32 = 5;
 /// The time of a turn of 1 kB in and 1 kB out, and that of the mock with a history as long.
 pub async fn measure(stage: &Stage, points: &mut Points) -> anyhow::Result<()> {
     let mut durable = Connection::open(stage.target(Subject::Durable)?.address).await?;
-    let mut straight = Connection::open(stage.target(Subject::Straight)?.address).await?;
+    let straight = stage.target(Subject::Straight)?.address;
     let mut previous = None;
     let mut times: Vec<Duration> = Vec::new();
     let wanted = points.wanted(USUAL);
@@ -30,9 +30,11 @@ pub async fn measure(stage: &Stage, points: &mut Points) -> anyhow::Result<()> {
         }
         points.begin(number);
         let first = number.saturating_sub(TURNS_EACH - 1).max(1);
+        // The mock closes connections on which nothing is asked for half a minute.
+        let mut connection = Connection::open(straight).await?;
         let mut mock = Vec::new();
         for number in first..=number {
-            mock.push(whole_turn(&mut straight, Subject::Straight, number).await?);
+            mock.push(whole_turn(&mut connection, Subject::Straight, number).await?);
         }
         let latest = times[times.len() - mock.len()..].iter().copied();
         let (turn, mock) = (
