@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio_postgres::{Client, Config, NoTls};
 
+use crate::database::{Session, counted, with_session};
 use crate::report::{Book, Limit};
 use crate::stage::Talaria;
 
@@ -33,6 +33,9 @@ pub async fn round(talaria: &Talaria, book: &mut Book) -> anyhow::Result<()> {
         let rate = inserts(&talaria.socket(), connections, rows).await?;
         book.limit(limit, rate);
     }
+    let session = talaria.connect().await?;
+    book.limit(Limit::WalOfRow, wal_of_row(&session).await?);
+    book.limit(Limit::Reads, reads(&session, &talaria.socket()).await?);
     Ok(())
 }
 
@@ -64,7 +67,7 @@ async fn inserts(socket: &Path, connections: usize, rows: usize) -> anyhow::Resu
             id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
             body BYTEA NOT NULL
         )";
-    connected(socket.to_owned(), async |client| {
+    with_session(socket, async |client| {
         Ok(client.batch_execute(TABLE).await?)
     })
     .await
@@ -82,13 +85,87 @@ async fn inserts(socket: &Path, connections: usize, rows: usize) -> anyhow::Resu
     Ok(count / start.elapsed().as_secs_f64())
 }
 
+/// How many bytes a row of the last kind takes in the write-ahead log, committed a hundred at a time.
+async fn wal_of_row(session: &Session) -> anyhow::Result<f64> {
+    const ROWS: u32 = 10_000;
+    const INSERT: &str = "
+        -- bench_rows_insert_hundred
+        INSERT INTO bench_rows (body)
+        SELECT decode(repeat('07', $1), 'hex')
+        FROM generate_series(1, 100)";
+    session.checkpoint().await?;
+    let before = session.written().await?;
+    for _ in 0..ROWS / 100 {
+        session
+            .client
+            .execute(INSERT, &[&i32::try_from(ROW_BYTES)?])
+            .await
+            .context("inserting rows")?;
+    }
+    let after = session.written().await?;
+    Ok(counted(after.wal - before.wal) / f64::from(ROWS))
+}
+
+/// How many documents of 4 kB a second 32 connections read by their key.
+async fn reads(session: &Session, socket: &Path) -> anyhow::Result<f64> {
+    const TABLE: &str = "
+        DROP TABLE IF EXISTS bench_documents;
+        CREATE TABLE bench_documents (id BIGINT PRIMARY KEY, body BYTEA NOT NULL);
+        ALTER TABLE bench_documents ALTER COLUMN body SET STORAGE EXTERNAL;
+        INSERT INTO bench_documents (id, body)
+        SELECT id, decode(repeat('07', 4096), 'hex')
+        FROM generate_series(0, 1999) AS ids (id)";
+    const CONNECTIONS: i64 = 32;
+    let created = session.client.batch_execute(TABLE).await;
+    created.context("creating documents")?;
+    let vacuumed = session
+        .client
+        .batch_execute("VACUUM ANALYZE bench_documents");
+    vacuumed.await.context("vacuuming documents")?;
+
+    let mut workers = JoinSet::new();
+    let start = Instant::now();
+    for number in 0..CONNECTIONS {
+        workers.spawn(read_for_a_while(socket.to_owned(), number * 61));
+    }
+    let mut count = 0.0;
+    while let Some(ended) = workers.join_next().await {
+        count += ended.context("reading")??;
+    }
+    Ok(count / start.elapsed().as_secs_f64())
+}
+
+async fn read_for_a_while(socket: PathBuf, first: i64) -> anyhow::Result<f64> {
+    const SELECT: &str = "
+        -- bench_documents_get
+        SELECT body
+        FROM bench_documents
+        WHERE id = $1";
+    with_session(&socket, async |client| {
+        let statement = client.prepare(SELECT).await?;
+        let start = Instant::now();
+        let mut count = 0;
+        while start.elapsed() < PERIOD {
+            let id = (first + i64::from(count)) % 2000;
+            let row = client.query_one(&statement, &[&id]).await?;
+            ensure!(
+                row.get::<_, &[u8]>(0).len() == 4096,
+                "a document is cut off"
+            );
+            count += 1;
+        }
+        Ok(f64::from(count))
+    })
+    .await
+}
+
 async fn insert_for_a_while(socket: PathBuf, rows: usize) -> anyhow::Result<f64> {
     const INSERT: &str = "
         -- bench_rows_insert
         INSERT INTO bench_rows (body)
         SELECT body
         FROM unnest($1::bytea[]) AS bodies (body)";
-    connected(socket, async |client| {
+    with_session(&socket, async |client| {
         let statement = client.prepare(INSERT).await?;
         let bodies = vec![vec![7_u8; ROW_BYTES]; rows];
         let start = Instant::now();
@@ -101,23 +178,4 @@ async fn insert_for_a_while(socket: PathBuf, rows: usize) -> anyhow::Result<f64>
         Ok(count)
     })
     .await
-}
-
-/// Does some work with a connection that is driven by the same task.
-async fn connected<T>(
-    socket: PathBuf,
-    work: impl AsyncFnOnce(Client) -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let (client, connection) = Config::new()
-        .host_path(socket)
-        .user("talaria")
-        .dbname("postgres")
-        .connect(NoTls)
-        .await
-        .context("connecting to Postgres")?;
-    // The connection ends when the work drops its client.
-    let (result, ended) = tokio::join!(work(client), connection);
-    let result = result?;
-    ended.context("speaking to Postgres")?;
-    Ok(result)
 }

@@ -1,5 +1,6 @@
 //! The load: workers that ask again and again over connections of their own, and check every answer.
 
+mod ask;
 mod connection;
 mod frames;
 
@@ -11,15 +12,20 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use http::Method;
 use memchr::memmem;
-use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-pub use self::connection::Connection;
+pub use self::ask::{body, chained_body, context_body, input};
+pub use self::connection::{Answer, Connection};
+pub use self::frames::Frames;
 
-use self::frames::Frames;
-use crate::mock::answer;
+use crate::mock::answer::Text;
+use crate::mock::asked::Pace;
 
+/// Where responses are created; below it they are found.
+pub const CREATE: &str = "/v1/responses";
+/// What a response object that has ended well says.
+pub const COMPLETED: &str = r#""status":"completed""#;
 /// Nothing that is asked for takes longer.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -48,6 +54,8 @@ pub enum Request {
     Stream { tokens: u32, body: Bytes },
     /// A run whose answer is the finished response.
     Run { text: String, body: Bytes },
+    /// The stream of a stored response, from its beginning: one of these paths after the other.
+    Replay { tokens: u32, paths: Arc<[String]> },
     /// A stored response: one of these paths after the other, each with this text.
     Get { text: String, paths: Arc<[String]> },
 }
@@ -68,33 +76,38 @@ pub struct Outcome {
 }
 
 impl Request {
-    pub fn stream(tokens: u32, pace: Duration, store: bool) -> Self {
+    /// A stream with one token a tick; zero is as fast as they are taken.
+    pub fn stream(tokens: u32, tick: Duration, store: bool) -> Self {
         Self::Stream {
             tokens,
-            body: body(tokens, pace, true, store),
+            body: body(&input(Text::plain(tokens), Pace::every(tick)), true, store),
         }
     }
 
     pub fn run(tokens: u32, store: bool) -> Self {
+        let text = Text::plain(tokens);
         Self::Run {
-            text: answer::text(tokens),
-            body: body(tokens, Duration::ZERO, false, store),
+            text: text.whole(),
+            body: body(&input(text, Pace::default()), false, store),
         }
     }
 
     pub fn get(tokens: u32, paths: Vec<String>) -> Self {
         Self::Get {
-            text: answer::text(tokens),
+            text: Text::plain(tokens).whole(),
             paths: paths.into(),
         }
     }
-}
 
-fn body(tokens: u32, pace: Duration, stream: bool, store: bool) -> Bytes {
-    let input = format!("tokens={tokens} pace_ms={}", pace.as_millis());
-    json!({"model": "bench", "input": input, "stream": stream, "store": store})
-        .to_string()
-        .into()
+    /// Replays of stored responses of so many tokens. The paths are those of GETs.
+    pub fn replay(tokens: u32, paths: Vec<String>) -> Self {
+        // What Talaria does not know, the mock needs.
+        let streamed = |path: String| format!("{path}?stream=true&tokens={tokens}");
+        Self::Replay {
+            tokens,
+            paths: paths.into_iter().map(streamed).collect(),
+        }
+    }
 }
 
 /// Puts the load on the server and waits for its end. One wrong answer fails it.
@@ -137,26 +150,40 @@ async fn worker(plan: Arc<Plan>, number: u32, start: Instant) -> anyhow::Result<
 }
 
 async fn ask(connection: &mut Connection, request: &Request, turn: u32) -> anyhow::Result<Sample> {
+    let chosen = |paths: &Arc<[String]>| paths[turn as usize % paths.len()].clone();
     match request {
-        Request::Stream { tokens, body } => stream(connection, *tokens, body.clone()).await,
+        Request::Stream { tokens, body } => {
+            let answer = connection.send(Method::POST, CREATE, body.clone());
+            Ok(stream(answer, *tokens).await?.0)
+        }
+        Request::Replay { tokens, paths } => {
+            let path = chosen(paths);
+            let answer = connection.send(Method::GET, &path, Bytes::new());
+            Ok(stream(answer, *tokens).await?.0)
+        }
         Request::Run { text, body } => {
-            let body = body.clone();
-            whole(connection, Method::POST, "/v1/responses", body, text).await
+            let answer = connection.send(Method::POST, CREATE, body.clone());
+            Ok(whole(answer, &[COMPLETED, text]).await?.0)
         }
         Request::Get { text, paths } => {
-            let path = &paths[turn as usize % paths.len()];
-            whole(connection, Method::GET, path, Bytes::new(), text).await
+            let path = chosen(paths);
+            let answer = connection.send(Method::GET, &path, Bytes::new());
+            Ok(whole(answer, &[COMPLETED, text]).await?.0)
         }
     }
 }
 
-async fn stream(connection: &mut Connection, tokens: u32, body: Bytes) -> anyhow::Result<Sample> {
+/// Reads a stream with so many deltas to its end.
+pub async fn stream(
+    answer: impl Future<Output = anyhow::Result<Answer<'_>>>,
+    tokens: u32,
+) -> anyhow::Result<(Sample, Frames)> {
     let sent = Instant::now();
     let mut first_event = None;
     let mut first_token = None;
     let mut frames = Frames::default();
 
-    let mut answer = connection.send(Method::POST, "/v1/responses", body).await?;
+    let mut answer = answer.await?;
     while let Some(bytes) = answer.next().await? {
         frames.feed(&bytes)?;
         if first_event.is_none() && frames.events > 0 {
@@ -168,47 +195,62 @@ async fn stream(connection: &mut Connection, tokens: u32, body: Bytes) -> anyhow
     }
     frames.finish(tokens)?;
     let whole = sent.elapsed();
-    Ok(Sample {
+    let sample = Sample {
         first_event: first_event.unwrap_or(whole),
         first_token: first_token.unwrap_or(whole),
         whole,
-    })
+    };
+    Ok((sample, frames))
 }
 
-async fn whole(
-    connection: &mut Connection,
-    method: Method,
-    path: &str,
-    body: Bytes,
-    text: &str,
-) -> anyhow::Result<Sample> {
+/// Reads an answer that must hold all of `needles`.
+pub async fn whole(
+    answer: impl Future<Output = anyhow::Result<Answer<'_>>>,
+    needles: &[&str],
+) -> anyhow::Result<(Sample, Bytes)> {
     let sent = Instant::now();
-    let mut answer = connection.send(method, path, body).await?;
-    let body = answer.whole().await?;
+    let body = answer.await?.whole().await?;
     let whole = sent.elapsed();
-    for needle in [r#""status":"completed""#, text] {
+    for needle in needles {
         ensure!(
             memmem::find(&body, needle.as_bytes()).is_some(),
             "the answer has no {needle:?}: {}",
             String::from_utf8_lossy(&body)
         );
     }
-    Ok(Sample {
+    let sample = Sample {
         first_event: whole,
         first_token: whole,
         whole,
-    })
+    };
+    Ok((sample, body))
 }
 
 /// Runs one short stored run and returns the path at which its response can be fetched.
 pub async fn stored(connection: &mut Connection, tokens: u32) -> anyhow::Result<String> {
+    let text = Text::plain(tokens);
+    let body = body(&input(text, Pace::default()), false, true);
+    let answer = connection.send(Method::POST, CREATE, body);
+    let (_, body) = whole(answer, &[COMPLETED]).await?;
+    Ok(format!("{CREATE}/{}", id(&body)?))
+}
+
+/// Runs one streamed stored run and returns the path at which its response can be fetched.
+pub async fn stored_stream(connection: &mut Connection, tokens: u32) -> anyhow::Result<String> {
+    let text = Text::plain(tokens);
+    let body = body(&input(text, Pace::default()), true, true);
+    let answer = connection.send(Method::POST, CREATE, body);
+    let (_, frames) = stream(answer, tokens).await?;
+    let id = frames.response_id.context("the stream names no response")?;
+    Ok(format!("{CREATE}/{id}"))
+}
+
+/// The id of a response object.
+pub fn id(response: &[u8]) -> anyhow::Result<String> {
     #[derive(serde::Deserialize)]
     struct Response {
         id: String,
     }
-    let body = body(tokens, Duration::ZERO, false, true);
-    let mut answer = connection.send(Method::POST, "/v1/responses", body).await?;
-    let response: Response =
-        serde_json::from_slice(&answer.whole().await?).context("reading the response")?;
-    Ok(format!("/v1/responses/{}", response.id))
+    let response: Response = serde_json::from_slice(response).context("reading the response")?;
+    Ok(response.id)
 }

@@ -1,7 +1,7 @@
 //! A mock upstream: OpenAI's Responses and Chat Completions APIs with text of any length at any pace.
 
 pub mod answer;
-mod asked;
+pub mod asked;
 mod body;
 mod chat;
 pub mod responses;
@@ -21,12 +21,9 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
-use self::answer::Answer;
+use self::answer::{Answer, Text};
 use self::asked::Asked;
 use self::body::Streamed;
-
-/// The length of what a GET of a response shows.
-const STORED_TOKENS: u32 = 20;
 
 /// The API that is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,7 +33,7 @@ enum Api {
 }
 
 /// Every answer that was asked for, rendered once.
-type Answers = Mutex<HashMap<(Api, u32), Arc<Answer>>>;
+type Answers = Mutex<HashMap<(Api, Text), Arc<Answer>>>;
 
 type Reply = Response<Either<Full<Bytes>, Streamed>>;
 
@@ -65,8 +62,8 @@ async fn reply(request: Request<Incoming>, answers: Arc<Answers>) -> anyhow::Res
         (&Method::POST, "/v1/responses") => Api::Responses,
         (&Method::POST, "/v1/chat/completions") => Api::ChatCompletions,
         (&Method::GET, _) if path.starts_with("/v1/responses/") => {
-            let answer = rendered(&answers, Api::Responses, STORED_TOKENS);
-            return whole(StatusCode::OK, answer.whole.clone());
+            let asked = Asked::query(head.uri.query().unwrap_or_default());
+            return answered(&answers, Api::Responses, &asked);
         }
         _ => return whole(StatusCode::NOT_FOUND, Bytes::from_static(b"{}")),
     };
@@ -75,7 +72,11 @@ async fn reply(request: Request<Incoming>, answers: Arc<Answers>) -> anyhow::Res
         return whole(StatusCode::BAD_REQUEST, Bytes::from_static(b"{}"));
     };
 
-    let answer = rendered(&answers, api, asked.tokens);
+    answered(&answers, api, &asked)
+}
+
+fn answered(answers: &Answers, api: Api, asked: &Asked) -> anyhow::Result<Reply> {
+    let answer = rendered(answers, api, asked.text);
     if !asked.stream {
         return whole(StatusCode::OK, answer.whole.clone());
     }
@@ -85,12 +86,12 @@ async fn reply(request: Request<Incoming>, answers: Arc<Answers>) -> anyhow::Res
         .context("building the answer")
 }
 
-fn rendered(answers: &Answers, api: Api, tokens: u32) -> Arc<Answer> {
+fn rendered(answers: &Answers, api: Api, text: Text) -> Arc<Answer> {
     let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
-    let answer = answers.entry((api, tokens)).or_insert_with(|| {
+    let answer = answers.entry((api, text)).or_insert_with(|| {
         Arc::new(match api {
-            Api::Responses => responses::answer(tokens),
-            Api::ChatCompletions => chat::answer(tokens),
+            Api::Responses => responses::answer(text),
+            Api::ChatCompletions => chat::answer(text),
         })
     });
     Arc::clone(answer)

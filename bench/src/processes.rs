@@ -14,6 +14,15 @@ pub struct Split<T> {
     pub postgres: T,
 }
 
+/// The processes of one server.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// One, or the services apart. What they started is their Postgres.
+    pub services: Vec<u32>,
+    /// A Postgres that none of them started.
+    pub postgres: Option<u32>,
+}
+
 /// One line of `/proc/PID/stat`.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
@@ -35,32 +44,52 @@ impl<T: Sub<Output = T>> Sub for Split<T> {
     }
 }
 
-/// The CPU time that the process `root` and its descendants have used so far.
-pub fn cpu(root: u32) -> anyhow::Result<Split<Duration>> {
+/// The CPU time that a server has used so far.
+pub fn cpu(group: &Group) -> anyhow::Result<Split<Duration>> {
     let all = stats()?;
-    let own = all.get(&root).context("the process has ended")?.own;
-    let descendants: u64 = descendants(&all, root)
+    let mut services = 0;
+    for pid in &group.services {
+        services += all.get(pid).context("a process has ended")?.own;
+    }
+    let postgres: u64 = group
+        .postgres_processes(&all)
         .iter()
         .filter_map(|pid| all.get(pid))
         .map(|stat| stat.own + stat.reaped)
         .sum();
     Ok(Split {
-        server: ticks(own),
-        postgres: ticks(descendants),
+        server: ticks(services),
+        postgres: ticks(postgres),
     })
 }
 
-/// The memory of the process `root` and its descendants in KiB, shared pages counted in parts (PSS).
-pub fn memory_kib(root: u32) -> anyhow::Result<Split<i32>> {
-    let postgres = descendants(&stats()?, root)
+/// The memory of a server in KiB, shared pages counted in parts (PSS).
+pub fn memory_kib(group: &Group) -> anyhow::Result<Split<i32>> {
+    let postgres = group
+        .postgres_processes(&stats()?)
         .into_iter()
         // One that ends at this moment uses nothing.
         .filter_map(|pid| pss_kib(pid).ok())
         .sum();
     Ok(Split {
-        server: pss_kib(root)?,
+        server: services_memory_kib(group)?,
         postgres,
     })
+}
+
+/// The memory of a server's services alone, which is quicker to find out: in KiB.
+pub fn services_memory_kib(group: &Group) -> anyhow::Result<i32> {
+    group.services.iter().map(|&pid| pss_kib(pid)).sum()
+}
+
+impl Group {
+    /// The processes of its Postgres.
+    fn postgres_processes(&self, all: &BTreeMap<u32, Stat>) -> Vec<u32> {
+        let roots = self.services.iter().chain(&self.postgres);
+        let mut found: Vec<u32> = roots.flat_map(|&root| descendants(all, root)).collect();
+        found.extend(self.postgres);
+        found
+    }
 }
 
 fn pss_kib(pid: u32) -> anyhow::Result<i32> {
@@ -151,10 +180,29 @@ mod tests {
     }
 
     #[test]
-    fn a_process_sees_its_own_use() {
-        let own = std::process::id();
+    fn a_postgres_of_its_own_counts_with_what_it_started() {
+        let stat = |parent| Stat {
+            parent,
+            own: 0,
+            reaped: 0,
+        };
+        let all = BTreeMap::from([(1, stat(0)), (2, stat(0)), (3, stat(0)), (4, stat(3))]);
+        let apart = Group {
+            services: vec![1, 2],
+            postgres: Some(3),
+        };
 
-        assert!(memory_kib(own).unwrap().server > 0);
-        assert!(cpu(own).is_ok());
+        assert_eq!(apart.postgres_processes(&all), [4, 3]);
+    }
+
+    #[test]
+    fn a_process_sees_its_own_use() {
+        let own = Group {
+            services: vec![std::process::id()],
+            postgres: None,
+        };
+
+        assert!(memory_kib(&own).unwrap().server > 0);
+        assert!(cpu(&own).is_ok());
     }
 }

@@ -1,16 +1,28 @@
 //! The figures: what is measured, what is aimed at, and how both are shown.
 
+mod compare;
+mod figures;
+mod listing;
 mod measure;
 mod table;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use anyhow::Context;
+use serde::Serialize;
 
+pub use self::compare::comparison;
+pub use self::figures::Figures;
+pub use self::listing::Listing;
 pub use self::measure::{Limit, Measure};
+pub use self::table::{aligned, count_shown, shown};
 
+use self::figures::{Measured, MeasuredLimit, Rounds, Targets};
 use crate::cli::Subject;
+use crate::machine::MeasuredOn;
 
 /// Every figure of every round.
 #[derive(Default)]
@@ -44,38 +56,45 @@ impl Book {
         text
     }
 
-    /// Everything, as JSON.
-    pub fn json(&self) -> String {
-        let figures = |rounds: &Vec<f64>| json!({"median": median(rounds), "rounds": rounds});
-        let measures: Vec<Value> = self
-            .measures
-            .iter()
-            .map(|(measure, subjects)| {
-                let row = measure.row();
-                let subjects: BTreeMap<_, _> = subjects
-                    .iter()
-                    .map(|(subject, rounds)| (subject.name(), figures(rounds)))
-                    .collect();
-                json!({
-                    "scenario": row.scenario,
-                    "measure": row.what,
-                    "unit": row.unit,
-                    "better": row.better,
-                    "target": {"durable": row.durable, "ephemeral": row.ephemeral},
-                    "figures": subjects,
-                })
-            })
-            .collect();
-        let limits: Vec<Value> = self
-            .limits
-            .iter()
-            .map(|(limit, rounds)| {
-                let (what, unit) = limit.what();
-                json!({"measure": what, "unit": unit, "figures": figures(rounds)})
-            })
-            .collect();
-        format!("{:#}\n", json!({"measures": measures, "machine": limits}))
+    /// Everything, with what it was measured on.
+    pub fn figures(&self, measured_on: MeasuredOn) -> Figures {
+        let measures = self.measures.iter().map(|(measure, subjects)| {
+            let row = measure.row();
+            let rounds = |(subject, rounds): (&Subject, &Vec<f64>)| {
+                (subject.name().to_owned(), Rounds::of(rounds))
+            };
+            Measured {
+                scenario: row.scenario.name().to_owned(),
+                measure: row.what.to_owned(),
+                unit: row.unit.to_owned(),
+                better: row.better,
+                target: Targets {
+                    durable: row.durable,
+                    ephemeral: row.ephemeral,
+                },
+                figures: subjects.iter().map(rounds).collect(),
+            }
+        });
+        let machine = self.limits.iter().map(|(limit, rounds)| {
+            let (what, unit) = limit.what();
+            MeasuredLimit {
+                measure: what.to_owned(),
+                unit: unit.to_owned(),
+                figures: Rounds::of(rounds),
+            }
+        });
+        Figures {
+            measured_on,
+            measures: measures.collect(),
+            machine: machine.collect(),
+        }
     }
+}
+
+/// Writes figures into a file.
+pub fn write_json(path: &Path, figures: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(figures).context("rendering the figures")?;
+    fs::write(path, text + "\n").with_context(|| format!("writing {}", path.display()))
 }
 
 /// The value that `share` of all do not exceed; zero if there are none.
@@ -125,6 +144,19 @@ mod tests {
     fn the_median_is_in_the_middle() {
         assert!((median(&[3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
         assert!((median(&[4.0, 1.0]) - 2.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn services_apart_have_columns_when_they_were_measured() {
+        let mut book = Book::default();
+        book.note(Measure::FastCpu, Subject::Durable, 8.0);
+        book.note(Measure::FastCpu, Subject::Apart, 14.0);
+
+        insta::assert_snapshot!(book.table(), @r"
+        |    |             | unit | straight | proxy | durable | × proxy | target  | ephemeral | × proxy | target | apart | × durable | target       |
+        | -- | ----------- | ---- | -------- | ----- | ------- | ------- | ------- | --------- | ------- | ------ | ----- | --------- | ------------ |
+        | S2 | CPU a token | µs   | –        | –     | 8.00    | –       | ≤ 9 met | –         | –       | ≤ 6    | 14.0  | 1.75      | ≤ 1.5 missed |
+        ");
     }
 
     #[test]

@@ -1,76 +1,90 @@
 //! The processes that a measurement needs: the mock upstream, the proxy, Talaria.
 
+mod postgres;
 mod process;
+mod talaria;
 
-use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
-use tempfile::TempDir;
+use anyhow::Context;
 use tokio::process::Command;
 
 pub use self::process::Process;
+pub use self::talaria::{Setup, Shape, Talaria};
 
-use crate::cli::{Measurement, Subject};
+use crate::cli::Subject;
+use crate::processes::Group;
 
 /// Everything that runs during a measurement.
 pub struct Stage {
     mock: Process,
     proxy: Option<Process>,
-    talaria: Option<Talaria>,
+    /// `talaria serve`.
+    one: Option<Talaria>,
+    apart: Option<Talaria>,
     server: PathBuf,
 }
 
-/// A `talaria serve` with a database of its own.
-pub struct Talaria {
-    pub process: Process,
-    data: TempDir,
+/// What a load is put on.
+pub struct Target {
+    pub address: SocketAddr,
+    pub group: Group,
 }
 
 impl Stage {
-    /// Starts what the subjects need.
-    pub async fn set(measurement: &Measurement) -> anyhow::Result<Self> {
-        let server = match &measurement.server {
-            Some(path) => path.clone(),
-            None => own_program()?.with_file_name("talaria"),
-        };
+    /// Starts the mock upstream and what the subjects need besides. `server` is the program `talaria`, if it is not
+    /// the one beside this program.
+    pub async fn set(server: Option<&Path>, subjects: &[Subject]) -> anyhow::Result<Self> {
         let mut mock = Command::new(own_program()?);
         mock.arg("mock");
         let mut stage = Self {
             mock: Process::start("the mock upstream", mock).await?,
             proxy: None,
-            talaria: None,
-            server,
+            one: None,
+            apart: None,
+            server: server_program(server)?,
         };
-        if measurement.subjects.contains(&Subject::Proxy) {
+        let needs = |shape| subjects.iter().any(|s| s.shape() == Some(shape));
+        if subjects.contains(&Subject::Proxy) {
             stage.proxy = Some(stage.start_proxy().await?);
         }
-        if measurement
-            .subjects
-            .iter()
-            .any(|subject| subject.is_talaria())
-        {
-            stage.talaria = Some(stage.start_talaria().await?);
+        if needs(Shape::OneProcess) {
+            stage.one = Some(stage.start_talaria(Shape::OneProcess).await?);
+        }
+        if needs(Shape::Apart) {
+            stage.apart = Some(stage.start_talaria(Shape::Apart).await?);
         }
         Ok(stage)
     }
 
-    /// The process that answers for a subject.
-    pub fn process(&self, subject: Subject) -> anyhow::Result<&Process> {
-        let process = match subject {
-            Subject::Straight => Some(&self.mock),
-            Subject::Proxy => self.proxy.as_ref(),
-            Subject::Durable | Subject::Ephemeral => {
-                self.talaria.as_ref().map(|talaria| &talaria.process)
-            }
+    /// What answers for a subject.
+    pub fn target(&self, subject: Subject) -> anyhow::Result<Target> {
+        let target = match subject {
+            Subject::Straight => Some(self.mock.target()),
+            Subject::Proxy => self.proxy.as_ref().map(Process::target),
+            Subject::Durable | Subject::Ephemeral => self.one.as_ref().map(Talaria::target),
+            Subject::Apart => self.apart.as_ref().map(Talaria::target),
         };
-        process.with_context(|| format!("nothing was started for {subject:?}"))
+        target.with_context(|| format!("nothing was started for {subject:?}"))
     }
 
-    pub fn talaria(&self) -> Option<&Talaria> {
-        self.talaria.as_ref()
+    /// The Talaria that answers for a subject, if one does.
+    pub fn talaria(&self, subject: Subject) -> Option<&Talaria> {
+        match subject.shape()? {
+            Shape::OneProcess => self.one.as_ref(),
+            Shape::Apart => self.apart.as_ref(),
+        }
+    }
+
+    /// Whichever Talaria was started.
+    pub fn any_talaria(&self) -> Option<&Talaria> {
+        self.one.as_ref().or(self.apart.as_ref())
+    }
+
+    /// The program `talaria`.
+    pub fn server(&self) -> &Path {
+        &self.server
     }
 
     /// Starts another proxy.
@@ -80,45 +94,23 @@ impl Stage {
         Process::start("the proxy", proxy).await
     }
 
-    /// Starts another Talaria, with a new database.
-    pub async fn start_talaria(&self) -> anyhow::Result<Talaria> {
-        ensure!(
-            self.server.exists(),
-            "there is no {}: build it with `cargo build --release`, name it with --server, or leave it out with --subjects straight,proxy",
-            self.server.display()
-        );
-        let data = tempfile::Builder::new()
-            .prefix("talaria-bench-")
-            // The user that Postgres runs as, when we are root, must get through.
-            .permissions(fs::Permissions::from_mode(0o755))
-            .tempdir()
-            .context("creating a data directory")?;
-        let config = data.path().join("talaria.toml");
-        fs::write(&config, settings(self.mock.address)).context("writing the settings")?;
-
-        let mut serve = Command::new(&self.server);
-        serve
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env(
-                "RUST_LOG",
-                std::env::var_os("RUST_LOG").unwrap_or_else(|| "warn".into()),
-            )
-            .current_dir(data.path())
-            .arg("serve")
-            .arg("--config")
-            .arg(&config)
-            .args(["--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data.path());
-        Ok(Talaria {
-            process: Process::start("talaria", serve).await?,
-            data,
+    /// Starts another Talaria, with a new database and room for any number of runs.
+    pub async fn start_talaria(&self, shape: Shape) -> anyhow::Result<Talaria> {
+        self.start_talaria_with(&Setup {
+            shape,
+            max_concurrent: Some(8192),
         })
+        .await
+    }
+
+    /// Starts another Talaria, with a new database.
+    pub async fn start_talaria_with(&self, setup: &Setup) -> anyhow::Result<Talaria> {
+        Talaria::start(&self.server, self.mock.address, setup).await
     }
 
     /// Stops everything in order.
     pub async fn clear(self) -> anyhow::Result<()> {
-        if let Some(talaria) = self.talaria {
+        for talaria in [self.one, self.apart].into_iter().flatten() {
             talaria.stop().await?;
         }
         if let Some(proxy) = self.proxy {
@@ -128,39 +120,14 @@ impl Stage {
     }
 }
 
-impl Talaria {
-    /// The directory of its database's socket.
-    pub fn socket(&self) -> PathBuf {
-        self.data.path().join("socket")
-    }
-
-    /// Where it keeps its data; on the disk that counts.
-    pub fn data(&self) -> &Path {
-        self.data.path()
-    }
-
-    pub async fn stop(self) -> anyhow::Result<()> {
-        self.process.stop().await
+/// The program `talaria` that was named, or the one beside this program.
+pub fn server_program(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    match named {
+        Some(path) => Ok(path.to_owned()),
+        None => Ok(own_program()?.with_file_name("talaria")),
     }
 }
 
 fn own_program() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("finding this program")
-}
-
-fn settings(mock: SocketAddr) -> String {
-    format!(
-        r#"[runs]
-max_concurrent = 4096
-
-[[agents]]
-name = "bench"
-upstream = "mock"
-model = "mock"
-
-[upstreams.mock]
-kind = "responses"
-base_url = "http://{mock}/v1"
-"#
-    )
 }

@@ -5,7 +5,7 @@ use std::pin::{Pin, pin};
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
@@ -28,8 +28,11 @@ pub struct Connection {
     host: String,
 }
 
-/// The body of an answer whose status was 200.
+/// An answer whose head has come.
 pub struct Answer<'a> {
+    pub status: StatusCode,
+    /// Whether it says when to ask again.
+    pub retry_after: bool,
     connection: &'a mut Connection,
     body: Incoming,
 }
@@ -48,8 +51,27 @@ impl Connection {
         })
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the head of its answer, whose status must be 200.
     pub async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> anyhow::Result<Answer<'_>> {
+        let mut answer = self.exchange(method, path, body).await?;
+        if answer.status != StatusCode::OK {
+            let said = answer.whole().await.unwrap_or_default();
+            anyhow::bail!(
+                "answered {}: {}",
+                answer.status,
+                String::from_utf8_lossy(&said)
+            );
+        }
+        Ok(answer)
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub async fn exchange(
         &mut self,
         method: Method,
         path: &str,
@@ -70,16 +92,12 @@ impl Connection {
         .await
         .context("sending the request")?;
 
-        let status = response.status();
-        let mut answer = Answer {
+        Ok(Answer {
+            status: response.status(),
+            retry_after: response.headers().contains_key(RETRY_AFTER),
             connection: self,
             body: response.into_body(),
-        };
-        if status != StatusCode::OK {
-            let said = answer.whole().await.unwrap_or_default();
-            anyhow::bail!("answered {status}: {}", String::from_utf8_lossy(&said));
-        }
-        Ok(answer)
+        })
     }
 }
 

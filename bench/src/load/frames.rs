@@ -9,6 +9,7 @@ const DELTA: &[u8] = b"response.output_text.delta";
 const COMPLETED: &[u8] = b"response.completed";
 /// Never matches inside a JSON string, where quotes are escaped.
 static NUMBER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"sequence_number\":"));
+static ID: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"id\":\""));
 static FRAME_END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\n\n"));
 
 /// What has been seen of one stream.
@@ -16,6 +17,8 @@ static FRAME_END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\n\
 pub struct Frames {
     pub events: u64,
     pub deltas: u32,
+    /// As which response the first event names it.
+    pub response_id: Option<String>,
     completed: bool,
     done: bool,
     /// The kinds of all events that are no deltas, for the message when something is wrong.
@@ -33,11 +36,20 @@ impl Frames {
             return Ok(());
         }
         let mut joined = std::mem::take(&mut self.rest);
+        let searched = joined.len().saturating_sub(1);
         joined.extend_from_slice(bytes);
-        let taken = self.take_frames(&joined)?;
-        joined.drain(..taken);
+        // A frame may be long, and come in many pieces.
+        if FRAME_END.find(&joined[searched..]).is_some() {
+            let taken = self.take_frames(&joined)?;
+            joined.drain(..taken);
+        }
         self.rest = joined;
         Ok(())
+    }
+
+    /// The connection was given up: what follows comes over another, from the next event on.
+    pub fn cut(&mut self) {
+        self.rest.clear();
     }
 
     /// Whether the stream is complete, with this number of deltas.
@@ -89,6 +101,9 @@ impl Frames {
             self.events
         );
         ensure!(!self.completed, "an event came after response.completed");
+        if number == 0 {
+            self.response_id = response_id(data).map(str::to_owned);
+        }
         self.events += 1;
         if kind == DELTA {
             self.deltas += 1;
@@ -107,9 +122,17 @@ fn sequence_number(data: &[u8]) -> Option<u64> {
     str::from_utf8(&digits[..end]).ok()?.parse().ok()
 }
 
+/// The first id in the data of `response.created`.
+fn response_id(data: &[u8]) -> Option<&str> {
+    let id = &data[ID.find(data)? + ID.needle().len()..];
+    let end = id.iter().position(|&byte| byte == b'"')?;
+    str::from_utf8(&id[..end]).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mock::answer::Text;
     use crate::mock::responses;
 
     fn seen(pieces: &[&[u8]]) -> anyhow::Result<Frames> {
@@ -122,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_complete_stream_is_complete_however_it_is_cut() {
-        let stream = responses::answer(3).pieces.concat();
+        let stream = responses::answer(Text::plain(3)).pieces.concat();
         for cut in 0..stream.len() {
             let (a, b) = stream.split_at(cut);
 
@@ -130,12 +153,14 @@ mod tests {
 
             frames.finish(3).unwrap();
             assert_eq!(frames.events, 11);
+            let id = "resp_0123456789abcdef0123456789abcdef0123456789abcdef";
+            assert_eq!(frames.response_id.as_deref(), Some(id));
         }
     }
 
     #[test]
     fn what_is_missing_is_noticed() {
-        let stream = String::from_utf8(responses::answer(3).pieces.concat()).unwrap();
+        let stream = String::from_utf8(responses::answer(Text::plain(3)).pieces.concat()).unwrap();
         let complaint = |stream: &str| {
             seen(&[stream.as_bytes()])
                 .and_then(|frames| frames.finish(3))
@@ -161,15 +186,29 @@ mod tests {
         );
         let failed = stream.replace("event: response.completed", "event: response.failed");
         assert!(complaint(&failed).ends_with("response.output_item.done response.failed"));
-        let other = String::from_utf8(responses::answer(2).pieces.concat()).unwrap();
+        let other = String::from_utf8(responses::answer(Text::plain(2)).pieces.concat()).unwrap();
         assert!(complaint(&other).starts_with(
             "the stream had 2 deltas instead of 3, and besides them response.created "
         ));
     }
 
     #[test]
+    fn a_stream_goes_on_over_another_connection() {
+        let stream = responses::answer(Text::plain(3)).pieces.concat();
+        let text = String::from_utf8(stream.clone()).unwrap();
+        let fifth = text.match_indices("event: ").nth(5).unwrap().0;
+
+        let mut frames = seen(&[&stream[..fifth + 20]]).unwrap();
+        frames.cut();
+        assert_eq!(frames.events, 5);
+        frames.feed(&stream[fifth..]).unwrap();
+
+        frames.finish(3).unwrap();
+    }
+
+    #[test]
     fn comments_are_passed_over() {
-        let stream = responses::answer(0).pieces.concat();
+        let stream = responses::answer(Text::plain(0)).pieces.concat();
 
         let frames = seen(&[b": keepalive\n\n", &stream]).unwrap();
 

@@ -2,15 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::answer::{Answer, text, token};
+use super::answer::{Answer, Text};
 
 const RESPONSE: &str = "resp_0123456789abcdef0123456789abcdef0123456789abcdef";
 const MESSAGE: &str = "msg_0123456789abcdef0123456789abcdef0123456789abcdef";
 const CREATED_AT: u64 = 1_790_000_000;
 
-/// An answer of one message with so many tokens.
-pub fn answer(tokens: u32) -> Answer {
-    let text = text(tokens);
+/// An answer of one message with this text.
+pub fn answer(answer: Text) -> Answer {
+    let tokens = answer.tokens;
+    let text = answer.whole();
     let item = |status: &str, content: Value| {
         json!({"id": MESSAGE, "type": "message", "status": status, "role": "assistant",
             "content": content})
@@ -41,7 +42,7 @@ pub fn answer(tokens: u32) -> Answer {
             frames.next(
                 "response.output_text.delta",
                 json!({"item_id": MESSAGE, "output_index": 0, "content_index": 0,
-                    "delta": token(number), "logprobs": []}),
+                    "delta": answer.token(number), "logprobs": []}),
             )
         })
         .collect();
@@ -121,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_stream_has_the_canonical_events() {
-        let bytes = answer(1).pieces.concat();
+        let bytes = answer(Text::plain(1)).pieces.concat();
         // The response objects are long, and the same as anywhere.
         let events: Vec<_> = str::from_utf8(&bytes)
             .unwrap()

@@ -1,6 +1,6 @@
 //! What is measured, and what is aimed at.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::Scenario;
 
@@ -28,6 +28,27 @@ pub enum Measure {
     GetCpuPostgres,
     HeldMemory,
     HeldMemoryPostgres,
+    ChainTurn10,
+    ChainTurn100,
+    ChainTurn200,
+    ChainAdded10,
+    ChainAdded100,
+    ChainAdded200,
+    ChainRate,
+    ChainCpu,
+    ChainCpuPostgres,
+    ChainBytes,
+    ChainBytesLog,
+    ChainWal,
+    ReplayRate,
+    ReplayCpu,
+    ReplayCpuPostgres,
+    LongRate,
+    LongMemory,
+    LongMemoryPostgres,
+    LongGetMedian,
+    LongGetWorst,
+    LongReplayRate,
 }
 
 /// What is known about a measure beforehand.
@@ -42,7 +63,7 @@ pub struct Row {
     pub ephemeral: Option<f64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Better {
     Lower,
@@ -57,12 +78,14 @@ pub enum Limit {
     InsertsByMany,
     RowsInHundreds,
     RowsInThousands,
+    WalOfRow,
+    Reads,
 }
 
 impl Measure {
     pub fn row(self) -> Row {
         use Better::{Higher, Lower};
-        use Scenario::{S1, S2, S3, S4, S5};
+        use Scenario::{S1, S2, S3, S4, S5, S6, S7, S8};
 
         let none = (None, None);
         let (scenario, what, unit, better, (durable, ephemeral)) = match self {
@@ -105,6 +128,48 @@ impl Measure {
                 (S5, "memory a stream", "KiB", Lower, target)
             }
             Self::HeldMemoryPostgres => (S5, "… of it Postgres", "KiB", Lower, none),
+            Self::ChainTurn10 => (S6, "turn 10, p50", "ms", Lower, none),
+            Self::ChainTurn100 => (S6, "turn 100, p50", "ms", Lower, none),
+            Self::ChainTurn200 => (S6, "turn 200, p50", "ms", Lower, none),
+            Self::ChainAdded10 => (S6, "added to turn 10", "ms", Lower, (Some(1.5), None)),
+            Self::ChainAdded100 => (S6, "added to turn 100", "ms", Lower, (Some(2.5), None)),
+            Self::ChainAdded200 => (S6, "added to turn 200", "ms", Lower, (Some(3.5), None)),
+            Self::ChainRate => (S6, "turns a second, 8 chains", "1/s", Higher, none),
+            Self::ChainCpu => (S6, "CPU a turn", "µs", Lower, none),
+            Self::ChainCpuPostgres => (S6, "… of it Postgres", "µs", Lower, none),
+            Self::ChainBytes => (S6, "database a turn", "bytes", Lower, (Some(2500.0), None)),
+            Self::ChainBytesLog => (S6, "… of it the event log", "bytes", Lower, none),
+            Self::ChainWal => (S6, "write-ahead log a turn", "bytes", Lower, none),
+            Self::ReplayRate => {
+                let target = (Some(500_000.0), None);
+                (S7, "events replayed a second", "1/s", Higher, target)
+            }
+            Self::ReplayCpu => (S7, "CPU an event", "µs", Lower, none),
+            Self::ReplayCpuPostgres => (S7, "… of it Postgres", "µs", Lower, none),
+            Self::LongRate => (S8, "tokens a second", "1/s", Higher, none),
+            Self::LongMemory => (
+                S8,
+                "memory of the run, at most",
+                "MiB",
+                Lower,
+                (Some(8.0), None),
+            ),
+            Self::LongMemoryPostgres => (S8, "memory of Postgres, after it", "MiB", Lower, none),
+            Self::LongGetMedian => (
+                S8,
+                "GET in the middle, p50",
+                "ms",
+                Lower,
+                (Some(30.0), None),
+            ),
+            Self::LongGetWorst => (
+                S8,
+                "GET in the middle, worst",
+                "ms",
+                Lower,
+                (Some(30.0), None),
+            ),
+            Self::LongReplayRate => (S8, "events replayed a second", "1/s", Higher, none),
         };
         Row {
             scenario,
@@ -117,6 +182,21 @@ impl Measure {
     }
 }
 
+impl Measure {
+    /// Whether it is all the CPU time that something takes.
+    pub fn is_cost(self) -> bool {
+        matches!(
+            self,
+            Self::PacedCpu
+                | Self::FastCpu
+                | Self::RunCpu
+                | Self::GetCpu
+                | Self::ChainCpu
+                | Self::ReplayCpu
+        )
+    }
+}
+
 impl Limit {
     /// What it is, and its unit.
     pub fn what(self) -> (&'static str, &'static str) {
@@ -126,6 +206,8 @@ impl Limit {
             Self::InsertsByMany => ("Postgres: rows committed one by one, 32 connections", "1/s"),
             Self::RowsInHundreds => ("Postgres: rows, 100 a commit, 1 connection", "1/s"),
             Self::RowsInThousands => ("Postgres: rows, 1,000 a commit, 1 connection", "1/s"),
+            Self::WalOfRow => ("Postgres: write-ahead log a row, 100 a commit", "bytes"),
+            Self::Reads => ("Postgres: documents of 4 kB by key, 32 connections", "1/s"),
         }
     }
 }

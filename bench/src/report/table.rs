@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::measure::{Better, Limit, Measure, Row};
+use super::measure::{Better, Limit, Measure};
 use super::median;
 use crate::cli::Subject;
 
-const NOTHING: &str = "–";
+pub const NOTHING: &str = "–";
+/// How many times the CPU of one process the services apart may cost.
+const APART_TIMES: f64 = 1.5;
 
 /// What was measured, a line each.
 pub fn measures(measures: &BTreeMap<Measure, BTreeMap<Subject, Vec<f64>>>) -> String {
-    let head = [
+    let mut head = vec![
         "",
         "",
         "unit",
@@ -23,13 +25,19 @@ pub fn measures(measures: &BTreeMap<Measure, BTreeMap<Subject, Vec<f64>>>) -> St
         "× proxy",
         "target",
     ];
+    let has_apart = measures
+        .values()
+        .any(|subjects| subjects.contains_key(&Subject::Apart));
+    if has_apart {
+        head.extend(["apart", "× durable", "target"]);
+    }
     let lines = measures.iter().map(|(measure, subjects)| {
         let row = measure.row();
         let figure = |subject| subjects.get(&subject).map(|rounds| median(rounds));
         let proxy = figure(Subject::Proxy);
         let durable = figure(Subject::Durable);
         let ephemeral = figure(Subject::Ephemeral);
-        vec![
+        let mut line = vec![
             format!("{:?}", row.scenario),
             row.what.to_owned(),
             row.unit.to_owned(),
@@ -37,11 +45,22 @@ pub fn measures(measures: &BTreeMap<Measure, BTreeMap<Subject, Vec<f64>>>) -> St
             shown(proxy),
             shown(durable),
             ratio(durable, proxy),
-            target(&row, row.durable, durable),
+            target(row.better, row.durable, durable),
             shown(ephemeral),
             ratio(ephemeral, proxy),
-            target(&row, row.ephemeral, ephemeral),
-        ]
+            target(row.better, row.ephemeral, ephemeral),
+        ];
+        if has_apart {
+            let apart = figure(Subject::Apart);
+            let times = apart.zip(durable).map(|(apart, durable)| apart / durable);
+            let aim = measure.is_cost().then_some(APART_TIMES);
+            line.extend([
+                shown(apart),
+                ratio(apart, durable),
+                target(row.better, aim, times),
+            ]);
+        }
+        line
     });
     aligned(&head, lines)
 }
@@ -59,7 +78,8 @@ pub fn limits(limits: &BTreeMap<Limit, Vec<f64>>) -> String {
     aligned(&["the machine by itself", "unit", ""], lines)
 }
 
-fn shown(figure: Option<f64>) -> String {
+/// A figure with about three digits.
+pub fn shown(figure: Option<f64>) -> String {
     let Some(figure) = figure else {
         return NOTHING.to_owned();
     };
@@ -69,6 +89,11 @@ fn shown(figure: Option<f64>) -> String {
         _ => 0,
     };
     grouped(&format!("{figure:.decimals$}"))
+}
+
+/// A whole number.
+pub fn count_shown(count: u64) -> String {
+    grouped(&count.to_string())
 }
 
 /// Commas between the thousands.
@@ -87,20 +112,19 @@ fn grouped(number: &str) -> String {
     text + fraction
 }
 
-fn ratio(figure: Option<f64>, proxy: Option<f64>) -> String {
-    match (figure, proxy) {
-        (Some(figure), Some(proxy)) if proxy > 0.0 => {
-            format!("{:.2}", figure / proxy)
-        }
+/// How many times `to` a figure is.
+pub fn ratio(figure: Option<f64>, to: Option<f64>) -> String {
+    match (figure, to) {
+        (Some(figure), Some(to)) if to > 0.0 => format!("{:.2}", figure / to),
         _ => NOTHING.to_owned(),
     }
 }
 
-fn target(row: &Row, target: Option<f64>, figure: Option<f64>) -> String {
+fn target(better: Better, target: Option<f64>, figure: Option<f64>) -> String {
     let Some(target) = target else {
         return NOTHING.to_owned();
     };
-    let (sign, is_met) = match row.better {
+    let (sign, is_met) = match better {
         Better::Lower => ('≤', figure.map(|figure| figure <= target)),
         Better::Higher => ('≥', figure.map(|figure| figure >= target)),
     };
@@ -113,7 +137,8 @@ fn target(row: &Row, target: Option<f64>, figure: Option<f64>) -> String {
     format!("{sign} {target}{verdict}")
 }
 
-fn aligned(head: &[&str], lines: impl Iterator<Item = Vec<String>>) -> String {
+/// A Markdown table whose columns also line up as plain text.
+pub fn aligned(head: &[&str], lines: impl Iterator<Item = Vec<String>>) -> String {
     let head = head.iter().map(|&name| name.to_owned()).collect();
     let lines: Vec<Vec<String>> = std::iter::once(head).chain(lines).collect();
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);

@@ -5,12 +5,12 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::sleep;
 
-use super::count;
+use super::{Fresh, count};
 use crate::cli::Subject;
 use crate::load::{self, Plan, Request, Until};
 use crate::processes::{self, Split};
 use crate::report::{Book, Measure};
-use crate::stage::{Process, Stage, Talaria};
+use crate::stage::{Stage, Target};
 
 const STREAMS: u32 = 2000;
 const TOKENS: u32 = 15;
@@ -25,12 +25,10 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// another load would hide the growth.
 pub async fn round(stage: &Stage, subjects: &[Subject], book: &mut Book) -> anyhow::Result<()> {
     for &subject in subjects {
-        let fresh = match subject {
-            Subject::Straight => continue,
-            Subject::Proxy => Fresh::Proxy(stage.start_proxy().await?),
-            Subject::Durable | Subject::Ephemeral => Fresh::Talaria(stage.start_talaria().await?),
+        let Some(fresh) = Fresh::start(stage, subject).await? else {
+            continue;
         };
-        let grown = grown_by(fresh.process(), subject != Subject::Ephemeral)
+        let grown = grown_by(&fresh.target(), subject.stores())
             .await
             .with_context(|| format!("measuring {subject:?}"))?;
         let kib_each = |kib: i32| f64::from(kib) / f64::from(STREAMS);
@@ -47,9 +45,9 @@ pub async fn round(stage: &Stage, subjects: &[Subject], book: &mut Book) -> anyh
 }
 
 /// The memory in KiB that holding the streams takes, over that of the idle server.
-async fn grown_by(process: &Process, store: bool) -> anyhow::Result<Split<i32>> {
+async fn grown_by(target: &Target, store: bool) -> anyhow::Result<Split<i32>> {
     let plan = |workers, tokens, pace| Plan {
-        address: process.address,
+        address: target.address,
         request: Request::stream(tokens, pace, store),
         workers,
         stagger: STAGGER,
@@ -58,36 +56,14 @@ async fn grown_by(process: &Process, store: bool) -> anyhow::Result<Split<i32>> 
     // What comes with the first few streams comes once.
     load::run(plan(16, TOKENS, Duration::from_millis(1))).await?;
     sleep(SETTLE).await;
-    let idle = processes::memory_kib(process.pid)?;
+    let idle = processes::memory_kib(&target.group)?;
 
     let looked = async {
         sleep(LOOK_AT).await;
-        processes::memory_kib(process.pid)
+        processes::memory_kib(&target.group)
     };
     let (outcome, held) = tokio::join!(load::run(plan(STREAMS, TOKENS, PACE)), looked);
     let streams = count(outcome?.samples.len());
     anyhow::ensure!(streams >= f64::from(STREAMS), "only {streams} streams");
     Ok(held? - idle)
-}
-
-/// A server for one measurement.
-enum Fresh {
-    Proxy(Process),
-    Talaria(Talaria),
-}
-
-impl Fresh {
-    fn process(&self) -> &Process {
-        match self {
-            Self::Proxy(process) => process,
-            Self::Talaria(talaria) => &talaria.process,
-        }
-    }
-
-    async fn stop(self) -> anyhow::Result<()> {
-        match self {
-            Self::Proxy(process) => process.stop().await,
-            Self::Talaria(talaria) => talaria.stop().await,
-        }
-    }
 }

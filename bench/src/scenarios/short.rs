@@ -23,7 +23,7 @@ pub async fn runs_round(
     book: &mut Book,
 ) -> anyhow::Result<()> {
     for &subject in subjects {
-        let request = Request::run(TOKENS, subject != Subject::Ephemeral);
+        let request = Request::run(TOKENS, subject.stores());
         let (outcome, cpu) = measured(stage, subject, |address| plan(address, request)).await?;
         let runs = count(outcome.samples.len());
         let at = |share| millis(quantile(outcome.samples.iter().map(|s| s.whole), share));
@@ -54,10 +54,10 @@ pub async fn gets_round(
     book: &mut Book,
 ) -> anyhow::Result<()> {
     for &subject in subjects {
-        if subject == Subject::Ephemeral {
+        if !subject.stores() {
             continue;
         }
-        let mut connection = Connection::open(stage.process(subject)?.address).await?;
+        let mut connection = Connection::open(stage.target(subject)?.address).await?;
         let mut paths = Vec::new();
         for _ in 0..STORED {
             let stored = load::stored(&mut connection, TOKENS).await;

@@ -27,7 +27,7 @@ pub async fn paced_round(
 ) -> anyhow::Result<()> {
     let mut tokens_after = Vec::new();
     for &subject in subjects {
-        let request = Request::stream(PACED_TOKENS, PACE, subject != Subject::Ephemeral);
+        let request = Request::stream(PACED_TOKENS, PACE, subject.stores());
         let (outcome, cpu) = measured(stage, subject, |address| Plan {
             address,
             request,
@@ -86,7 +86,7 @@ pub async fn fast_round(
     book: &mut Book,
 ) -> anyhow::Result<()> {
     for &subject in subjects {
-        let stores = subject != Subject::Ephemeral;
+        let stores = subject.stores();
         let request = Request::stream(FAST_TOKENS, Duration::ZERO, stores);
         let (outcome, cpu) = measured(stage, subject, |address| Plan {
             address,

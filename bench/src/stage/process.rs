@@ -11,6 +11,8 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::Target;
+use crate::processes::Group;
 use crate::serve::LISTENS_ON;
 
 const START_PATIENCE: Duration = Duration::from_mins(2);
@@ -55,20 +57,36 @@ impl Process {
         })
     }
 
+    /// Where clients reach it, and that it is all there is.
+    pub fn target(&self) -> Target {
+        Target {
+            address: self.address,
+            group: Group {
+                services: vec![self.pid],
+                postgres: None,
+            },
+        }
+    }
+
     /// Asks the server to stop and waits until it has.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
-        let pid = pid.context("reading the process id")?;
-        // None: it has ended already, and its id may be someone else's.
-        if self.child.try_wait().context("looking for it")?.is_none() {
-            kill_process(pid, Signal::TERM).with_context(|| format!("stopping {}", self.what))?;
-        }
-        timeout(STOP_PATIENCE, self.child.wait())
-            .await
-            .with_context(|| format!("{} does not stop", self.what))?
-            .with_context(|| format!("waiting for {}", self.what))?;
-        Ok(())
+        stop(self.what, &mut self.child, Signal::TERM).await
     }
+}
+
+/// Sends a child process the signal that asks it to stop, and waits until it has.
+pub async fn stop(what: &str, child: &mut Child, signal: Signal) -> anyhow::Result<()> {
+    // None: it has ended and was waited for.
+    if let Some(pid) = child.id() {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let pid = pid.context("reading the process id")?;
+        kill_process(pid, signal).with_context(|| format!("stopping {what}"))?;
+    }
+    timeout(STOP_PATIENCE, child.wait())
+        .await
+        .with_context(|| format!("{what} does not stop"))?
+        .with_context(|| format!("waiting for {what}"))?;
+    Ok(())
 }
 
 async fn address(lines: &mut Lines<BufReader<ChildStderr>>) -> anyhow::Result<SocketAddr> {

@@ -1,0 +1,149 @@
+//! What happens when more is asked for than can be done, and whether streams that run beside it keep their pace.
+
+mod offered;
+mod paced;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+
+use self::offered::{Offered, offer};
+use self::paced::{Arrival, streams};
+use crate::cli::{OverloadArgs, Subject};
+use crate::load::{self, Plan, Request, Until};
+use crate::machine::MeasuredOn;
+use crate::report::{Listing, quantile, write_json};
+use crate::scenarios::{count, millis};
+use crate::stage::{Setup, Shape, Stage, Target};
+
+/// The length of the runs that are offered.
+const TOKENS: u32 = 20;
+const TRIAL: Duration = Duration::from_secs(3);
+/// How many clients are tried. More than Talaria takes at a time by default would be refused.
+const CLIENTS: [u32; 5] = [8, 16, 32, 64, 128];
+/// How long the streams are alone before it begins, and after it ended.
+const ALONE: Duration = Duration::from_secs(5);
+
+/// What is written as JSON.
+#[derive(Serialize)]
+struct File {
+    measured_on: MeasuredOn,
+    figures: Listing,
+}
+
+/// Measures it once, on a Talaria with its own default of concurrent runs, and prints a table.
+pub async fn run(args: &OverloadArgs) -> anyhow::Result<()> {
+    let stage = Stage::set(args.common.server.as_deref(), &[Subject::Straight]).await?;
+    let setup = Setup {
+        shape: Shape::OneProcess,
+        max_concurrent: None,
+    };
+    let talaria = stage.start_talaria_with(&setup).await?;
+    let target = talaria.target();
+    let mut figures = Listing::default();
+
+    eprintln!("looking for the sustainable load");
+    let sustainable = sustainable(&target, &mut figures).await?;
+    let rate = sustainable * args.times;
+    eprintln!("offering {rate:.0} runs a second");
+    let period = Duration::from_secs(args.seconds.into());
+    let during = async {
+        sleep(ALONE).await;
+        let begin = Instant::now();
+        let offered = offer(target.address, TOKENS, rate, period).await?;
+        anyhow::Ok((begin, begin + period, offered))
+    };
+    let beside = streams(target.address, ALONE + period + ALONE);
+    let ((begin, end, offered), arrivals) = tokio::try_join!(during, beside)?;
+    note_offered(&offered, rate, period, &mut figures);
+    note_gaps("alone", &arrivals, |at| at < begin, &mut figures);
+    let is_during = |at| at >= begin && at < end;
+    note_gaps("under overload", &arrivals, is_during, &mut figures);
+
+    let commit = args.common.commit.as_deref();
+    let measured_on = MeasuredOn::this_machine(commit, stage.server(), Some(&talaria)).await;
+    talaria.stop().await?;
+    stage.clear().await?;
+    print!("{}", figures.table());
+    for (what, times) in &offered.others {
+        println!("{times} times: {what}");
+    }
+    println!("\nMeasured on: {}", measured_on.line());
+    if let Some(path) = &args.common.json {
+        let file = File {
+            measured_on,
+            figures,
+        };
+        write_json(path, &file)?;
+    }
+    Ok(())
+}
+
+/// The most runs a second that any number of clients gets, each of which asks again when it was answered.
+async fn sustainable(target: &Target, figures: &mut Listing) -> anyhow::Result<f64> {
+    let mut best = (0.0, 0);
+    for clients in CLIENTS {
+        let plan = |period| Plan {
+            address: target.address,
+            request: Request::run(TOKENS, true),
+            workers: clients,
+            stagger: Duration::ZERO,
+            until: Until::Elapsed(period),
+        };
+        load::run(plan(TRIAL / 6)).await?;
+        let outcome = load::run(plan(TRIAL))
+            .await
+            .with_context(|| format!("{clients} clients"))?;
+        let rate = count(outcome.samples.len()) / outcome.elapsed.as_secs_f64();
+        if rate > best.0 {
+            best = (rate, clients);
+        }
+    }
+    let (rate, clients) = best;
+    let measure = format!("sustainable load, {clients} clients");
+    figures.note(measure, "1/s", rate);
+    Ok(rate)
+}
+
+fn note_offered(offered: &Offered, rate: f64, period: Duration, figures: &mut Listing) {
+    let sent = offered.sent();
+    let share = |part: usize| count(part) / count(sent).max(1.0) * 100.0;
+    figures.note("runs offered", "1/s", rate);
+    let really = count(sent) / period.as_secs_f64();
+    figures.note("… of them sent", "1/s", really);
+    let completed = count(offered.completed.len()) / period.as_secs_f64();
+    figures.note("accepted and completed", "1/s", completed);
+    for (what, times) in [
+        ("accepted and completed", &offered.completed),
+        ("refused with 429", &offered.too_many),
+        ("refused with 503", &offered.unavailable),
+    ] {
+        figures.note(what, "%", share(times.len()));
+        if !times.is_empty() {
+            let at = |share| millis(quantile(times.iter().copied(), share));
+            figures.note(format!("{what}, p50"), "ms", at(0.5));
+            figures.note(format!("{what}, p99"), "ms", at(0.99));
+        }
+    }
+    let refused = offered.too_many.len() + offered.unavailable.len();
+    if refused > 0 {
+        let told = count(offered.with_retry_after) / count(refused) * 100.0;
+        figures.note("refusals with Retry-After", "%", told);
+    }
+    figures.note("anything else", "%", share(offered.others.values().sum()));
+}
+
+fn note_gaps(
+    when: &str,
+    arrivals: &[Arrival],
+    counts: impl Fn(Instant) -> bool,
+    figures: &mut Listing,
+) {
+    let gaps = || arrivals.iter().filter(|it| counts(it.at)).map(|it| it.gap);
+    for (what, share) in [("p50", 0.5), ("p99", 0.99), ("worst", 1.0)] {
+        let gap = millis(quantile(gaps(), share));
+        figures.note(format!("gap between tokens {when}, {what}"), "ms", gap);
+    }
+}
