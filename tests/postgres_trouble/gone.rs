@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use talaria_testkit::postgres::{PrivatePostgres, Proxy, TestDatabase};
 
-use crate::support::{Held, ended, expect_shown, expect_unavailable, stack_on};
+use crate::support::{Held, ended, expect_reads, expect_shown, expect_unavailable, stack_on};
 
 /// Within which a read is told that there is no database.
 const TOLD: Duration = Duration::from_secs(6);
@@ -81,6 +81,7 @@ async fn a_network_that_swallows_everything_is_told_of_and_got_over() -> anyhow:
     let took = back.elapsed();
     eprintln!("events flow again after {took:?}");
     ensure!(took < BACK, "events flow again after {took:?}");
+    expect_reads(&stack, &response, BACK).await?;
     expect_shown(&stack, &response, &frames).await?;
     held.expect_whole(&stack, &["during, "]).await
 }

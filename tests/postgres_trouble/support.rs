@@ -1,5 +1,7 @@
 //! What these tests have in common: a stack, a stream that is held up in its middle, and what must be true after it.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use talaria_testkit::check;
@@ -38,6 +40,22 @@ pub async fn expect_shown(stack: &Stack, response: &Value, frames: &[Frame]) -> 
     Ok(())
 }
 
+/// Waits until a response can be read again, for at most `longest`: a write that hung may come through before the
+/// store has found out that new connections do.
+pub async fn expect_reads(
+    stack: &Stack,
+    response: &Value,
+    longest: Duration,
+) -> anyhow::Result<()> {
+    let id = response["id"].as_str().context("no id")?;
+    let began = Instant::now();
+    while stack.get(id).await?.0 != 200 {
+        ensure!(began.elapsed() < longest, "cannot be read again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
 /// A stream that stops in its middle.
 pub struct Held {
     reader: Reader,
@@ -67,7 +85,7 @@ impl Held {
 
     /// Fails if anything is shown within half a second: what is not durable must not be seen.
     pub async fn expect_silence(&mut self) -> anyhow::Result<()> {
-        let half_a_second = std::time::Duration::from_millis(500);
+        let half_a_second = Duration::from_millis(500);
         let seen = tokio::time::timeout(half_a_second, self.reader.next()).await;
         ensure!(seen.is_err(), "seen while nothing is durable: {seen:?}");
         Ok(())

@@ -58,8 +58,8 @@ impl Keeper {
                     }
                 }));
                 // The connections of a store of this process that it opened go with it: before others are told, so that
-                // nobody takes one that is going.
-                drop(runtime);
+                // nobody takes one that is going. What may still be looked up is not waited for.
+                runtime.shutdown_background();
                 // Whoever waits may have given up.
                 let _ = ending.send(());
             })?;

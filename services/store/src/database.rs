@@ -26,7 +26,7 @@ use self::pool::{GivenUp, Manager, Pool, TRIP, Trust};
 /// A server that works has answered by then: it ends statements after five seconds.
 pub const DEADLINE: Duration = Duration::from_secs(8);
 /// The same for a read: somebody waits for it, and is told soon that there is no database.
-const READ: Duration = Duration::from_millis(4500);
+pub const READ: Duration = Duration::from_millis(4500);
 /// How long somebody waits for a connection, and how many may.
 const WAIT: Duration = Duration::from_secs(3);
 const WAITING: usize = 1024;
@@ -191,8 +191,18 @@ pub async fn read(
     sql: &str,
     params: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Row>, Error> {
+    read_within(READ, database, sql, params).await
+}
+
+/// The same in a time of its own.
+pub async fn read_within(
+    longest: Duration,
+    database: &Database,
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, Error> {
     database
-        .trip_within(READ, repeated(database, sql, params))
+        .trip_within(longest, repeated(database, sql, params))
         .await
 }
 

@@ -7,11 +7,12 @@ use prost::Message;
 use talaria_domain::run::{PendingCall, pending_calls};
 use talaria_domain::snapshot::Snapshot;
 use talaria_proto::v1::{Response, Turn};
+use tokio::time::Instant;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::codec;
-use crate::database::{Database, Error, query, read};
+use crate::database::{Database, Error, READ, query, read, read_within};
 use crate::events::events_read;
 use crate::lane::{Job, Lane};
 
@@ -38,8 +39,7 @@ impl Job for Lookup {
     /// Its row; none if there is no such response.
     type Outcome = Option<Row>;
 
-    /// Then each is read by itself.
-    const LONGEST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = READ;
 
     fn size_bytes(&self) -> usize {
         LOOKUP_BYTES
@@ -50,18 +50,21 @@ impl Job for Lookup {
     }
 }
 
-/// What a response may have: this bounds how many are read at once, for whoever asks for a small one waits for all.
+/// What this bounds is how many are read at once: whoever asks for one waits for all.
 const LOOKUP_BYTES: usize = 32 << 10;
+/// Bytes of a response, as it is stored, that are read with others. Larger ones are read by themselves.
+const TOGETHER_BYTES: i64 = 256 << 10;
 
-/// The rows of several responses. Each is looked up by its key, whatever the planner thinks of the sizes of the tables.
+/// The rows of several responses, without the bodies of those that are larger than `$3` bytes. Each is looked up by its key, whatever the planner thinks of the sizes of the tables.
 const RESPONSES_GET: &str = "
     -- responses_get
     SELECT wanted.place,
            r.next_seq,
-           f.body,
-           t.body,
+           CASE WHEN size.bytes <= $3 THEN f.body END,
+           CASE WHEN size.bytes <= $3 THEN t.body END,
            coalesce((extract(epoch FROM r.updated_at) * 1000)::bigint, 0),
-           r.cancel_requested
+           r.cancel_requested,
+           size.bytes <= $3
     FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS wanted (id, tenant, place)
     CROSS JOIN LATERAL (
         SELECT *
@@ -80,13 +83,21 @@ const RESPONSES_GET: &str = "
         FROM turn
         WHERE turn.id = r.id
         OFFSET 0
-    ) t ON true";
+    ) t ON true
+    CROSS JOIN LATERAL (
+        SELECT (coalesce(octet_length(f.body), 0) + coalesce(octet_length(t.body), 0))::bigint AS bytes
+    ) size";
 
 async fn responses_get(database: &Database, batch: &[Lookup]) -> Result<Vec<Option<Row>>, Error> {
     let ids: Vec<Uuid> = batch.iter().map(|lookup| lookup.id).collect();
     let tenants: Vec<&str> = batch.iter().map(|lookup| lookup.tenant.as_str()).collect();
     let connection = database.connection().await?;
-    let rows = query(&connection, RESPONSES_GET, &[&ids, &tenants]).await?;
+    let rows = query(
+        &connection,
+        RESPONSES_GET,
+        &[&ids, &tenants, &TOGETHER_BYTES],
+    )
+    .await?;
     let mut found: Vec<Option<Row>> = batch.iter().map(|_| None).collect();
     for row in rows {
         let place = usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(usize::MAX);
@@ -103,10 +114,21 @@ pub async fn response_get(
     tenant: &str,
     id: Uuid,
 ) -> Result<Option<Found>, Error> {
-    let rows = read(
+    response_get_within(READ, database, tenant, id).await
+}
+
+async fn response_get_within(
+    longest: Duration,
+    database: &Database,
+    tenant: &str,
+    id: Uuid,
+) -> Result<Option<Found>, Error> {
+    let (ids, tenants) = (vec![id], vec![tenant]);
+    let rows = read_within(
+        longest,
         database,
         RESPONSES_GET,
-        &[&[id].as_slice(), &[tenant].as_slice()],
+        &[&ids, &tenants, &i64::MAX],
     )
     .await?;
     match rows.first() {
@@ -115,23 +137,30 @@ pub async fn response_get(
     }
 }
 
-/// The same; those that are asked for at the same time are read together.
+/// The same, in the same time; those that are asked for at the same time are read together.
 pub async fn response_get_together(
     lookups: &Lane<Lookup>,
     database: &Database,
     tenant: String,
     id: Uuid,
 ) -> Result<Option<Found>, Error> {
+    let began = Instant::now();
     let lookup = Lookup {
         tenant: tenant.clone(),
         id,
     };
-    match lookups.submit(lookup).await {
-        Ok(Some(row)) => found(database, id, &row).await,
-        Ok(None) => Ok(None),
+    let row = match tokio::time::timeout(READ, lookups.submit(lookup)).await {
+        Ok(Ok(None)) => return Ok(None),
+        Ok(Ok(Some(row))) => Some(row).filter(|row| row.get(6)),
         // What was in the way of all may not be in the way of one, and a read is repeated.
-        Err(_) => response_get(database, &tenant, id).await,
+        Ok(Err(_)) => None,
+        Err(_) => return Err(Error::Deadline),
+    };
+    if let Some(row) = row {
+        return found(database, id, &row).await;
     }
+    let longest = READ.saturating_sub(began.elapsed());
+    response_get_within(longest, database, &tenant, id).await
 }
 
 async fn found(database: &Database, id: Uuid, row: &Row) -> Result<Option<Found>, Error> {

@@ -30,7 +30,7 @@ use talaria_runtime::link::MAX_MESSAGE_BYTES;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::admit::{Admission, Admit, FIRST_EPOCH};
 use crate::append::Append;
@@ -293,7 +293,17 @@ impl StoreService for Store {
             let append = parse::append(append)?;
             written(self.inner.appends.submit(append).await)
         });
-        let results = join_all(writes).await;
+        let results: Vec<Result<(), Status>> = join_all(writes).await;
+        let is_away = |result: &Result<(), Status>| {
+            let status = result.as_ref().err();
+            status.is_some_and(|status| status.code() == Code::Unavailable)
+        };
+        if results.iter().all(is_away)
+            && let Some(Err(status)) = results.first()
+        {
+            // Whoever calls learns to go to another store.
+            return Err(status.clone());
+        }
         let failures = (0..).zip(results).filter_map(|(index, result)| {
             let status = result.err()?;
             Some(AppendFailure {

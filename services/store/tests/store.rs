@@ -312,6 +312,12 @@ async fn responses_that_are_asked_for_together_are_not_mixed_up() -> anyhow::Res
     for place in 0..40_u32 {
         let mut run = Writer::new(&fixture, ["a", "b"][place as usize % 2]);
         run.admit().await?;
+        if place == 9 {
+            // One that is too large to be read with others, however well it is packed.
+            let words: Vec<String> = (0..20_000).map(|_| ids::new_id().to_string()).collect();
+            let append = run.say(&words.concat());
+            run.send(append).await?;
+        }
         if place % 3 == 0 {
             let end = run.end(&End::Completed);
             run.client.finish_run(end).await?;

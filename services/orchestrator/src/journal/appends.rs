@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use prost::Message as _;
 use talaria_proto::v1::store_service_client::StoreServiceClient;
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::deadline;
+use super::within;
 
 /// How long appends gather: a call, and the statement that comes of it, cost far more than an append in it. Longer, the
 /// more there are, so that a few streams are quick and many are cheap: the shortest, more for each append, the longest.
@@ -29,6 +30,9 @@ const BATCH_BYTES: usize = 1 << 20;
 const QUEUED: usize = 1024;
 /// Calls under way at most: one that hangs must not keep the others.
 const CALLS: usize = 8;
+/// How long a call may take: most runs wait for it, and another store may answer. What it wrote all the same is found
+/// when it is repeated.
+const CALL: Duration = Duration::from_secs(4);
 
 /// Where appends are handed in.
 #[derive(Clone, Debug)]
@@ -37,8 +41,10 @@ pub struct Appends(mpsc::Sender<Job>);
 #[derive(Debug)]
 struct Job {
     append: AppendEventsRequest,
-    reply: oneshot::Sender<Result<(), Status>>,
+    reply: Reply,
 }
+
+type Reply = oneshot::Sender<Result<(), Status>>;
 
 impl Appends {
     /// Where to hand them in, and what sends them: it has to be polled, and ends when the last handle is dropped.
@@ -110,8 +116,16 @@ async fn send(mut client: StoreServiceClient<Link>, jobs: Vec<Job>) {
     if appends.is_empty() {
         return;
     }
+    let request = AppendBatchRequest { appends };
+    let answer = match within(CALL, client.append_batch(request.clone())).await {
+        Err(status) if status.code() == Code::Unimplemented => {
+            each_by_itself(&client, request.appends, replies).await;
+            return;
+        }
+        answer => answer,
+    };
     // Whoever waited may have gone.
-    match deadline(client.append_batch(AppendBatchRequest { appends })).await {
+    match answer {
         Ok(answer) => {
             for failure in answer.into_inner().failures {
                 let place = usize::try_from(failure.index).unwrap_or(usize::MAX);
@@ -129,4 +143,22 @@ async fn send(mut client: StoreServiceClient<Link>, jobs: Vec<Job>) {
             }
         }
     }
+}
+
+/// Sends each in a call of its own, to a store of an earlier version.
+async fn each_by_itself(
+    client: &StoreServiceClient<Link>,
+    appends: Vec<AppendEventsRequest>,
+    replies: Vec<Option<Reply>>,
+) {
+    let calls = appends.into_iter().zip(replies).map(|(append, reply)| {
+        let mut client = client.clone();
+        async move {
+            let written = within(CALL, client.append_events(append)).await;
+            if let Some(reply) = reply {
+                let _ = reply.send(written.map(drop));
+            }
+        }
+    });
+    join_all(calls).await;
 }
