@@ -18,6 +18,8 @@ use self::appends::Appends;
 const CALL: Duration = Duration::from_secs(15);
 /// How long a run waits for a store that is gone before it leaves the rest to another process.
 pub const OUTAGE: Duration = Duration::from_mins(10);
+/// Bytes of events above which an append goes by itself: then a call of its own is what costs least.
+const GATHERED_BYTES: usize = 16 << 10;
 /// Between two tries of a write at most.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -60,7 +62,8 @@ impl Journal {
         self.insist(|| {
             let append = append.clone();
             async move {
-                if append.after_silence {
+                let bytes = append.events.as_ref().map_or(0, |e| e.encoded().len());
+                if append.after_silence || bytes > GATHERED_BYTES {
                     self.client().append_events(append).await.map(drop)
                 } else {
                     self.appends.append(append).await
