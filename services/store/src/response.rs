@@ -50,12 +50,13 @@ impl Job for Lookup {
     }
 }
 
-/// What this bounds is how many are read at once: whoever asks for one waits for all.
+/// What one counts for in the bytes of a batch: few are read at once, because whoever asks for one waits for all.
 const LOOKUP_BYTES: usize = 32 << 10;
 /// Bytes of a response, as it is stored, that are read with others. Larger ones are read by themselves.
 const TOGETHER_BYTES: i64 = 256 << 10;
 
-/// The rows of several responses, without the bodies of those that are larger than `$3` bytes. Each is looked up by its key, whatever the planner thinks of the sizes of the tables.
+/// The rows of several responses, without the bodies of those that are larger than `$3` bytes. Each is looked up by its
+/// key, whatever the planner thinks of the sizes of the tables.
 const RESPONSES_GET: &str = "
     -- responses_get
     SELECT wanted.place,
@@ -123,12 +124,12 @@ async fn response_get_within(
     tenant: &str,
     id: Uuid,
 ) -> Result<Option<Found>, Error> {
-    let (ids, tenants) = (vec![id], vec![tenant]);
+    let (ids, tenants) = ([id], [tenant]);
     let rows = read_within(
         longest,
         database,
         RESPONSES_GET,
-        &[&ids, &tenants, &i64::MAX],
+        &[&ids.as_slice(), &tenants.as_slice(), &i64::MAX],
     )
     .await?;
     match rows.first() {
