@@ -5,13 +5,14 @@ mod lists;
 mod shown;
 
 use std::collections::HashSet;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use serde::Deserialize;
 use talaria_proto::v1::{ContextItem, Turn};
 
 use crate::ids::{ItemPlace, Side};
-use crate::json::with_id;
+use crate::json::{Word, with_id};
 use crate::model::CallItem;
 
 use shown::shown;
@@ -121,8 +122,7 @@ pub fn check_pairs(context: &[CallItem]) -> Result<(), Error> {
     let mut calls: Vec<String> = Vec::new();
     let mut answered: HashSet<String> = HashSet::new();
     for item in context {
-        // Most items are messages, and long: look before parsing.
-        let Some(head) = head(&item.json) else {
+        let Some(head) = call_head(&item.json) else {
             continue;
         };
         let (Some(item_type), Some(call_id)) = (head.item_type.as_deref(), head.call_id) else {
@@ -151,7 +151,7 @@ pub fn check_pairs(context: &[CallItem]) -> Result<(), Error> {
 /// need not know of them, and no model takes them.
 pub fn leave_unanswered_calls_out(turns: &mut [Turn], input: &[ContextItem]) {
     let call_id = |item: &ContextItem, types: [&str; 2]| {
-        let head = head(&item.item)?;
+        let head = call_head(&item.item)?;
         let is_one = types.contains(&head.item_type?.as_str());
         head.call_id.filter(|_| is_one)
     };
@@ -178,8 +178,21 @@ pub fn is_whole(item: &ContextItem) -> bool {
         #[serde(default, borrow)]
         status: Option<std::borrow::Cow<'a, str>>,
     }
-    serde_json::from_slice(&item.item)
-        .is_ok_and(|item: Status<'_>| item.status.as_deref() != Some("incomplete"))
+    static INCOMPLETE: LazyLock<Word> = LazyLock::new(|| Word::new("incomplete"));
+    // Most items are finished, and long: look before parsing.
+    !INCOMPLETE.may_be_in(&item.item)
+        || serde_json::from_slice(&item.item)
+            .is_ok_and(|item: Status<'_>| item.status.as_deref() != Some("incomplete"))
+}
+
+/// The head of an item that may be a call or its output.
+fn call_head(json: &[u8]) -> Option<Head> {
+    static CALL_ID: LazyLock<Word> = LazyLock::new(|| Word::new("call_id"));
+    // Most items are messages, and long: look before parsing.
+    if !CALL_ID.may_be_in(json) {
+        return None;
+    }
+    head(json)
 }
 
 fn head(json: &[u8]) -> Option<Head> {

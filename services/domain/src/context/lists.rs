@@ -1,8 +1,11 @@
 //! The lists of tools that a context shows: what the servers named in requests had when they were asked.
 
+use std::sync::LazyLock;
+
 use serde::Deserialize;
 use talaria_proto::v1::ContextItem;
 
+use crate::json::Word;
 use crate::model::Object;
 
 /// A server's tools as an `mcp_list_tools` item shows them.
@@ -31,7 +34,11 @@ fn tool_listing(item: &ContextItem) -> Option<ToolListing> {
         #[serde(default)]
         error: Option<serde_json::Value>,
     }
+    static LIST: LazyLock<Word> = LazyLock::new(|| Word::new("mcp_list_tools"));
     // Most items are none, and long: look before parsing all of it.
+    if !LIST.may_be_in(&item.item) {
+        return None;
+    }
     let head: Head<'_> = serde_json::from_slice(&item.item).ok()?;
     if head.item_type != "mcp_list_tools" {
         return None;

@@ -1,11 +1,14 @@
 //! An item of the context as upstreams are shown it.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use talaria_proto::v1::ContextItem;
 
 use crate::item::json_bytes;
+use crate::json::Word;
 use crate::marker::Marker;
 use crate::model::{CallItem, Object};
 use crate::run::call_id_of;
@@ -13,6 +16,17 @@ use crate::run::call_id_of;
 /// The item, or the pair of items, that stands for `item`; none for a list of the tools of a server that the upstream
 /// does not know.
 pub(super) fn shown(item: &ContextItem) -> Vec<CallItem> {
+    // Most items have nothing to do with a server, and are long.
+    static OF_SERVER: LazyLock<Word> = LazyLock::new(|| Word::new("mcp_"));
+    let as_it_is = |upstream_id| {
+        vec![CallItem {
+            json: item.item.clone(),
+            upstream_id,
+        }]
+    };
+    if item.upstream_id.is_empty() && !OF_SERVER.may_be_in(&item.item) {
+        return as_it_is(None);
+    }
     let marker = Marker::parse(&item.upstream_id);
     let is_foreign = marker.is_none() && !item.upstream_id.is_empty();
     if !is_foreign && is_of_type(&item.item, "mcp_list_tools") {
@@ -31,13 +45,10 @@ pub(super) fn shown(item: &ContextItem) -> Vec<CallItem> {
             },
         ];
     }
-    vec![CallItem {
-        json: item.item.clone(),
-        upstream_id: is_foreign.then(|| item.upstream_id.clone()),
-    }]
+    as_it_is(is_foreign.then(|| item.upstream_id.clone()))
 }
 
-/// Whether the item's type is `wanted`: most items are of another and long, and are not parsed for it.
+/// Whether the item's type is `wanted`.
 fn is_of_type(json: &[u8], wanted: &str) -> bool {
     #[derive(Deserialize)]
     struct Head<'a> {
