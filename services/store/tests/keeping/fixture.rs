@@ -302,6 +302,7 @@ impl Writer {
                 input: vec![self.input()],
                 output: self.run.output(),
             }),
+            admission: None,
         };
         self.client.finish_run(finish).await.map(drop)
     }
