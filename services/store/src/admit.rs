@@ -101,7 +101,12 @@ impl Job for Admit {
             runs_admit_with_keys(&mut connection, batch).await?
         } else {
             let runs: Vec<&Self> = batch.iter().collect();
-            query(&connection, RUNS_ADMIT, &Columns::of(&runs).params()).await?
+            let columns = Columns::of(&runs);
+            if batch.iter().all(|run| run.conversation.is_none()) {
+                query(&connection, RUNS_ADMIT_ALONE, &columns.params_alone()).await?
+            } else {
+                query(&connection, RUNS_ADMIT, &columns.params()).await?
+            }
         };
         if failpoint::hit("admit.after_commit_before_reply").await {
             return Err(Error::Deadline.after_commit());
@@ -181,6 +186,32 @@ const RUNS_ADMIT: &str = "
     JOIN response_made USING (id)
     RETURNING response_id, epoch, last_seq";
 
+/// The same for runs of no conversation. The database takes half the time for it, and a client waits for each.
+const RUNS_ADMIT_ALONE: &str = "
+    -- runs_admit_alone
+    WITH run AS (
+        SELECT *
+        FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::smallint[], $5::bytea[], $6::bigint[], $7::bytea[],
+                    $8::uuid[], $9::text[], $10::text[])
+            AS t (id, tenant, owner, status, request, last_seq, chunk, parent_turn_id, session_id, model)
+    ), response_made AS (
+        INSERT INTO response (id, tenant, status, epoch, next_seq, owner, parent_turn_id, session_id, model, updated_at)
+        SELECT id, tenant, status, 1, last_seq + 1, owner, parent_turn_id, session_id, model, now()
+        FROM run
+        ON CONFLICT DO NOTHING
+        RETURNING id
+    ), request_made AS (
+        INSERT INTO run_request (response_id, body)
+        SELECT id, request
+        FROM run
+        JOIN response_made USING (id)
+    )
+    INSERT INTO event_chunk (response_id, first_seq, last_seq, epoch, body)
+    SELECT id, 0, last_seq, 1, chunk
+    FROM run
+    JOIN response_made USING (id)
+    RETURNING response_id, epoch, last_seq";
+
 /// What `RUNS_ADMIT` takes.
 struct Columns<'a> {
     ids: Vec<Uuid>,
@@ -224,6 +255,22 @@ impl<'a> Columns<'a> {
                 Wait::Interrupting => 2,
             }),
         }
+    }
+
+    /// What `RUNS_ADMIT_ALONE` takes.
+    fn params_alone(&self) -> [&(dyn ToSql + Sync); 10] {
+        [
+            &self.ids,
+            &self.tenants,
+            &self.owners,
+            &self.statuses,
+            &self.requests,
+            &self.lasts,
+            &self.chunks,
+            &self.parents,
+            &self.sessions,
+            &self.models,
+        ]
     }
 
     fn params(&self) -> [&(dyn ToSql + Sync); 13] {
