@@ -45,6 +45,16 @@ impl ActiveRuns {
         }
     }
 
+    /// Notes that a run which was begun here is admitted: from then on others may take it over, and `leave` asks whoever
+    /// executes it to leave it. One that has ended meanwhile stays forgotten.
+    pub fn execute(&self, id: Uuid, feed: &Arc<Feed>, leave: CancellationToken) {
+        let mut runs = self.lock();
+        let run = runs.get_mut(&id);
+        if let Some(run) = run.filter(|run| Arc::ptr_eq(&run.feed, feed)) {
+            run.leave = Some(leave);
+        }
+    }
+
     /// Forgets the execution that this feed belongs to; not one that came after it.
     pub fn remove(&self, id: Uuid, feed: &Arc<Feed>) {
         let mut runs = self.lock();

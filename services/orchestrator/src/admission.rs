@@ -11,8 +11,8 @@ use talaria_domain::context::{
 };
 use talaria_domain::run::{ApprovedCall, Run};
 use talaria_proto::v1::{
-    AdmitRunRequest, AdmitRunResponse, ContextItem, EventChunk, Idempotency, LoadContextRequest,
-    LoadContextResponse, OnActive, Response, RunRequest, Turn, Wait,
+    AdmitRunRequest, AdmitRunResponse, ContextItem, Event, EventChunk, Idempotency,
+    LoadContextRequest, LoadContextResponse, OnActive, Response, RunRequest, Turn, Wait,
 };
 use talaria_runtime::clock;
 use talaria_runtime::error::Reason;
@@ -22,7 +22,7 @@ use uuid::Uuid;
 use self::created::{Conversation, created, session};
 pub use self::limit::{CALL, Limit};
 use self::write::PATIENCE;
-pub use self::write::{is_unknown, store_status};
+pub use self::write::{insist, is_unknown, store_status};
 use crate::execution::approved_call_sent;
 use crate::journal::Journal;
 use crate::stamps::Stamps;
@@ -31,6 +31,9 @@ use crate::stamps::Stamps;
 const TRIES_TO_BEGIN: usize = 3;
 /// How often one tries that may wait.
 const TRIES_TO_WAIT: usize = 10;
+/// The epoch under which the first owner of a run writes.
+pub const FIRST_EPOCH: i32 = 1;
+
 /// Runs that wait in one conversation's line at most.
 const LONGEST_LINE: u32 = 1000;
 
@@ -48,6 +51,8 @@ pub struct Asked<'a> {
     pub idempotency: Option<&'a Idempotency>,
     /// Why it cannot begin at once, if it cannot. It can still wait in line.
     pub no_place: Option<Status>,
+    /// Whether its admission may be left to be written, where nothing but the store can refuse it.
+    pub may_be_pending: bool,
     pub limit: Limit,
 }
 
@@ -68,6 +73,8 @@ pub enum Admission {
 pub struct Admitted {
     pub run: Run,
     pub epoch: i32,
+    /// What has yet to be written, with the first events.
+    pub pending: Option<Box<AdmitRunRequest>>,
     pub input: Vec<ContextItem>,
     pub turns: Vec<Turn>,
     /// Calls that its input agrees to.
@@ -77,8 +84,7 @@ pub struct Admitted {
     /// The response as it was created.
     pub response: Response,
     /// The first events, which are durable if the run is.
-    pub events: EventChunk,
-    pub event_count: u64,
+    pub events: Vec<Event>,
     pub stamps: Stamps,
 }
 
@@ -94,6 +100,13 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// What is said of it.
+    pub fn status(&self) -> &Status {
+        match self {
+            Self::Refused(status) | Self::RefusedLate(status) | Self::Unknown(status) => status,
+        }
+    }
+
     /// The same after tries that may be stored yet, if there were any.
     fn after(self, maybe_stored: bool) -> Self {
         match self {
@@ -203,9 +216,8 @@ async fn admit_once(
     let mut stamps = Stamps::new(response.created_at, 0);
     let mut events = run.take_events();
     stamps.put(&mut events, now_ms);
-    let event_count = events.len() as u64;
-    let events = EventChunk::of(&events);
-    let mut epoch = 0;
+    let mut epoch = FIRST_EPOCH;
+    let mut pending = None;
     if request.store {
         let admission = AdmitRunRequest {
             tenant: asked.tenant.to_owned(),
@@ -218,8 +230,8 @@ async fn admit_once(
                 approved_calls: answered.approved.iter().map(approved_call_sent).collect(),
                 ..request.clone()
             }),
-            events: Some(events.clone()),
-            event_count: u32::try_from(event_count).unwrap_or(u32::MAX),
+            events: None,
+            event_count: 0,
             parent_response_id: context
                 .parent_response_id
                 .filter(|_| wait == Wait::Not && !request.brings_history),
@@ -232,13 +244,25 @@ async fn admit_once(
             wait: wait.into(),
             answers: answered.answers,
         };
-        let written = write::write(journal, admission, asked.limit).await?;
-        match written {
-            AdmitRunResponse {
-                existing_response_id: Some(response_id),
-                ..
-            } if response_id != response.id => return Ok(Admission::Replayed { response_id }),
-            AdmitRunResponse { epoch: written, .. } => epoch = written,
+        if asked.may_be_pending && depends_on_itself(&admission) {
+            pending = Some(Box::new(admission));
+        } else {
+            let admission = AdmitRunRequest {
+                events: Some(EventChunk::of(&events)),
+                event_count: u32::try_from(events.len()).unwrap_or(u32::MAX),
+                ..admission
+            };
+            let written = insist(journal, asked.limit, || {
+                let (mut client, admission) = (journal.client(), admission.clone());
+                async move { client.admit_run(admission).await }
+            });
+            match written.await?.into_inner() {
+                AdmitRunResponse {
+                    existing_response_id: Some(response_id),
+                    ..
+                } if response_id != response.id => return Ok(Admission::Replayed { response_id }),
+                AdmitRunResponse { epoch: written, .. } => epoch = written,
+            }
         }
     }
     if wait != Wait::Not {
@@ -247,15 +271,22 @@ async fn admit_once(
     Ok(Admission::Begins(Box::new(Admitted {
         run,
         epoch,
+        pending,
         input,
         turns: context.turns,
         approved: answered.approved,
         instructions,
         response,
         events,
-        event_count,
         stamps,
     })))
+}
+
+/// Whether nothing that others do can have the store refuse it, but for the deletion of what it continues from.
+fn depends_on_itself(admission: &AdmitRunRequest) -> bool {
+    admission.conversation_id.is_none()
+        && admission.idempotency.is_none()
+        && admission.answers.is_empty()
 }
 
 async fn load_context(

@@ -9,6 +9,7 @@ mod fenced;
 mod limits;
 mod listing;
 mod model;
+mod pending;
 mod sink;
 mod tools;
 mod writer;
@@ -32,6 +33,7 @@ use self::writer::Writer;
 
 pub use approval::{Asking, Timing, approved_call_sent};
 pub use listing::Listings;
+pub use pending::Pending;
 pub use sink::{Ephemeral, Sink, Stored};
 
 /// A run in execution.
@@ -42,6 +44,8 @@ pub struct Execution {
     pub toolbox: Arc<Toolbox>,
     pub listings: Listings,
     pub run: Run,
+    /// Its first events, and what is to be written with them, where it is not admitted yet.
+    pub pending: Option<(Pending, Vec<Event>)>,
     pub starts: Starts,
     /// Input items, for the turn.
     pub input: Vec<ContextItem>,
@@ -100,6 +104,10 @@ pub enum Left {
     Waits,
     /// The owner of an ephemeral run is gone.
     Abandoned,
+    /// It was never admitted, though it may be stored where its admission was not answered.
+    NotAdmitted {
+        may_be_stored: bool,
+    },
 }
 
 /// How a step of a run ended.
@@ -120,12 +128,15 @@ impl Execution {
             Starts::Again { attempt } => self.run.start_again(attempt),
         }
         self.expect_tools();
-        let mut writer = Writer::new(self.sink.clone(), self.watched);
+        let mut writer = self.writer();
         let end = tokio::select! {
             biased;
             // Whatever the steps wait for can be dropped: what they hold is the run's.
             () = limits::over(time_left) => self.run.time_is_up(),
-            end = self.steps(&mut writer) => end?,
+            end = self.steps(&mut writer) => match end {
+                Ok(end) => end,
+                Err(left) => return Err(Box::pin(writer.leave(left)).await),
+            },
         };
         self.let_go(false, &mut writer);
         writer.settle().await?;
@@ -160,11 +171,18 @@ impl Execution {
     /// Ends the run without asking the model.
     pub async fn end_at_once(mut self: Box<Self>, end: End) -> Result<(), Left> {
         self.expect_tools();
-        let mut writer = Writer::new(self.sink.clone(), self.watched);
+        let mut writer = self.writer();
         self.let_go(false, &mut writer);
         self.run.model_broke();
         writer.add(self.end(&end));
         writer.finish(&self.run, self.input).await
+    }
+
+    fn writer(&mut self) -> Writer {
+        let (pending, first) = self.pending.take().unzip();
+        let mut writer = Writer::new(self.sink.clone(), self.watched, pending);
+        writer.add(first.unwrap_or_default());
+        writer
     }
 
     fn fenced(&self) -> Fenced {

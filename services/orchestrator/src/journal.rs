@@ -2,6 +2,8 @@
 
 mod appends;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use talaria_proto::v1::store_service_client::StoreServiceClient;
@@ -13,6 +15,7 @@ use talaria_runtime::link::{Link, MAX_MESSAGE_BYTES};
 use tonic::{Code, Status};
 
 use self::appends::Appends;
+use crate::admission::is_unknown;
 
 /// How long one call to the store may take.
 const CALL: Duration = Duration::from_secs(15);
@@ -28,6 +31,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 pub struct Journal {
     client: StoreServiceClient<Link>,
     appends: Appends,
+    /// The last write was not answered.
+    unanswered: Arc<AtomicBool>,
 }
 
 /// Why a write did not happen.
@@ -47,12 +52,31 @@ impl Journal {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let (appends, sending) = Appends::new(client.clone());
-        (Self { client, appends }, sending)
+        let unanswered = Arc::default();
+        let journal = Self {
+            client,
+            appends,
+            unanswered,
+        };
+        (journal, sending)
     }
 
     /// The store's own calls, each with this deadline.
     pub fn client(&self) -> StoreServiceClient<Link> {
         self.client.clone()
+    }
+
+    /// Whether the last write of any run was answered: then the next most likely is, too.
+    pub fn is_answered(&self) -> bool {
+        !self.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// Notes how a write was answered.
+    pub fn note_answer<T>(&self, answer: &Result<T, Status>) {
+        let unanswered = answer.as_ref().is_err_and(is_unknown);
+        if self.unanswered.load(Ordering::Relaxed) != unanswered {
+            self.unanswered.store(unanswered, Ordering::Relaxed);
+        }
     }
 
     /// Appends events; returns when they are durable.
@@ -116,7 +140,9 @@ impl Journal {
         let mut pause = Duration::from_millis(20);
         loop {
             // Boxed, because it is large and every run holds one.
-            let status = match deadline(Box::pin(call())).await {
+            let answer = deadline(Box::pin(call())).await;
+            self.note_answer(&answer);
+            let status = match answer {
                 Ok(answer) => return Ok(answer),
                 Err(status) => status,
             };

@@ -35,8 +35,8 @@ use crate::peers::Calls;
 use crate::released::Released;
 use crate::request_mcp::{KeptCredentials, take_credentials};
 use crate::start::{Asking, Updates, start_ephemeral, start_stored};
-use crate::unheard::AllUnheard;
-use crate::{Config, approval, cancel, claims, lease, peers, upstreams};
+use crate::unheard::{AllUnheard, Then, Unheard};
+use crate::{Config, approval, cancel, claims, lease, peers, unheard, upstreams};
 
 /// How often it is looked whether the fence has closed, which happens by time alone.
 const HEALTH_EVERY: Duration = Duration::from_millis(250);
@@ -219,15 +219,18 @@ impl Shared {
             }),
             Sink::Ephemeral(_) => None,
         };
-        self.active.insert(
-            id,
-            ActiveRun {
-                tenant,
-                feed: Arc::clone(&feed),
-                cancel,
-                leave: Some(execution.release.clone()),
-            },
-        );
+        // One that is not admitted is known as it is: nobody can have taken it over.
+        if execution.pending.is_none() {
+            self.active.insert(
+                id,
+                ActiveRun {
+                    tenant: tenant.clone(),
+                    feed: Arc::clone(&feed),
+                    cancel,
+                    leave: Some(execution.release.clone()),
+                },
+            );
+        }
         let shared = Arc::clone(self);
         self.tasks.spawn(async move {
             // Boxed once: a task holds what it awaits more than once otherwise, for as long as the run lasts.
@@ -243,6 +246,12 @@ impl Shared {
                 shared.panics.add(id, began_at);
             }
             let is_released = matches!(outcome, Ok(Err(Left::Released)));
+            let may_be_stored = matches!(
+                outcome,
+                Ok(Err(Left::NotAdmitted {
+                    may_be_stored: true
+                }))
+            );
             match outcome {
                 Ok(Ok(())) => tracing::debug!(response.id = %response, "the run ended"),
                 Ok(Err(Left::Lost(reason))) => {
@@ -255,8 +264,16 @@ impl Shared {
                     tracing::info!(response.id = %response, "the run waits for a person");
                 }
                 Ok(Err(Left::Abandoned)) => tracing::debug!("an ephemeral run was abandoned"),
+                Ok(Err(Left::NotAdmitted { .. })) => {
+                    tracing::info!(response.id = %response, "the run was not admitted");
+                }
                 // It stays under this process's name without being executed, and is claimed again.
                 Err(_) => tracing::error!(response.id = %response, "executing the run panicked"),
+            }
+            if may_be_stored {
+                let then = Then::Delete(feed);
+                unheard::see_to(&shared, Unheard { tenant, id, then }, place);
+                return;
             }
             let released = released.filter(|_| is_released);
             if let Some(released) = released {

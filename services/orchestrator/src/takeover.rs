@@ -86,6 +86,7 @@ pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String
         agent,
         stamps,
         run,
+        pending: None,
         starts: Starts::of_attempt(claimed.attempt),
         input,
         turns,

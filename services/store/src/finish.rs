@@ -19,6 +19,12 @@ pub struct Finish {
     pub turn: Turn,
 }
 
+impl Finish {
+    pub fn status(&self) -> i16 {
+        i16::try_from(self.response.status).unwrap_or_default()
+    }
+}
+
 impl Job for Finish {
     type Outcome = Outcome;
 
@@ -87,10 +93,7 @@ async fn runs_finish(database: &Database, batch: &[Finish]) -> Result<Vec<Outcom
         .iter()
         .map(|end| codec::pack(end.append.events.encoded()))
         .collect();
-    let statuses: Vec<i16> = batch
-        .iter()
-        .map(|end| i16::try_from(end.response.status).unwrap_or_default())
-        .collect();
+    let statuses: Vec<i16> = batch.iter().map(Finish::status).collect();
     let finals: Vec<Vec<u8>> = batch
         .iter()
         .map(|end| codec::pack(&end.response.encode_to_vec()))

@@ -31,6 +31,7 @@ mod response;
 mod retention;
 mod service;
 mod touch;
+mod whole;
 
 pub use database::Error;
 pub use import::{Imported, ImportedConversation, ImportedResponse, Importer};

@@ -101,6 +101,6 @@ fn conversation_id(id: &str) -> Result<Uuid, Status> {
         .ok_or_else(|| invalid("conversation_id", "is no id"))
 }
 
-fn invalid(name: &'static str, what: &str) -> Status {
+pub fn invalid(name: &'static str, what: &str) -> Status {
     Reason::InvalidValue.status_at(name, format!("{name} {what}"))
 }

@@ -42,6 +42,7 @@ use crate::lease::Ending;
 use crate::maintenance::Upkeep;
 use crate::parse::{self, parse_uuid, required, response_id, response_not_found};
 use crate::response::Lookup;
+use crate::whole::Whole;
 use crate::{
     Config, approval, cancel, claim, context, conversation, delete, events, items, keys, lease,
     list, maintenance, response,
@@ -82,6 +83,8 @@ struct Inner {
     /// What somebody waits for: the first events after silence.
     first_appends: Lane<Append>,
     ends: Lane<Finish>,
+    /// Runs that ended before they were admitted.
+    wholes: Lane<Whole>,
     /// Responses that are asked for.
     lookups: Lane<Lookup>,
     upkeep: Arc<Upkeep>,
@@ -96,7 +99,7 @@ impl Store {
         let writers = config.writers_per_lane.max(1);
         let server = Server::new(&config.database_url)?;
         let database = server.pool(config.read_connections.max(1))?;
-        let lanes = server.pool(4 * writers + 1)?;
+        let lanes = server.pool(5 * writers + 1)?;
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let upkeep = Arc::new(Upkeep::new(config));
@@ -113,6 +116,7 @@ impl Store {
             appends: Lane::start(&lanes, 1, APPEND_PACE, &tasks),
             first_appends: Lane::start(&lanes, writers, Duration::ZERO, &tasks),
             ends: Lane::start(&lanes, writers, Duration::ZERO, &tasks),
+            wholes: Lane::start(&lanes, writers, Duration::ZERO, &tasks),
             lookups: Lane::start(&database, LOOKUP_TRIPS, Duration::ZERO, &tasks),
             database,
             writes: server.pool(WRITE_CONNECTIONS)?,
@@ -152,6 +156,7 @@ impl Store {
         inner.appends.close();
         inner.first_appends.close();
         inner.ends.close();
+        inner.wholes.close();
         inner.lookups.close();
         inner.tasks.close();
         inner.tasks.wait().await;
@@ -198,6 +203,17 @@ fn written(outcome: Result<Outcome, Arc<Error>>) -> Result<(), Status> {
     }
 }
 
+/// What a run continues from may be deleted while it is admitted.
+fn refuse_missing_reference<T>(outcome: &Result<T, Arc<Error>>) -> Result<(), Status> {
+    match outcome {
+        Err(error) if error.is_missing_reference() => {
+            let message = "The previous response was deleted.";
+            Err(Reason::PreviousResponseNotFound.status_at("previous_response_id", message))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn not_written(error: &Error) -> Status {
     if error.is_transient() {
         tracing::debug!(error = error_chain(error), "a write has to be repeated");
@@ -240,13 +256,7 @@ impl StoreService for Store {
             &self.inner.admissions
         };
         let outcome = lane.submit(admit).await;
-        if outcome
-            .as_ref()
-            .is_err_and(|error| error.is_missing_reference())
-        {
-            let message = "The previous response was deleted.";
-            return Err(Reason::PreviousResponseNotFound.status_at("previous_response_id", message));
-        }
+        refuse_missing_reference(&outcome)?;
         let existing_response_id = match outcome.map_err(|error| not_written(&error))? {
             Admission::Stored => None,
             Admission::Duplicate(existing) => Some(ResponseId(existing).to_string()),
@@ -329,7 +339,15 @@ impl StoreService for Store {
             response,
             turn: required(request.turn, "turn")?,
         };
-        written(self.inner.ends.submit(finish).await)?;
+        let outcome = match request.admission {
+            None => self.inner.ends.submit(finish).await,
+            Some(admission) => {
+                let whole = Whole::new(admission, finish)?;
+                self.inner.wholes.submit(whole).await
+            }
+        };
+        refuse_missing_reference(&outcome)?;
+        written(outcome)?;
         self.inner.upkeep.run_ended();
         Ok(Response::new(FinishRunResponse {}))
     }

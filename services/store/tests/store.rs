@@ -29,6 +29,8 @@ mod context;
 mod keys;
 #[path = "store/lines.rs"]
 mod lines;
+#[path = "store/whole.rs"]
+mod whole;
 
 type Client = StoreServiceClient<link::Link>;
 
@@ -173,6 +175,7 @@ impl Writer {
                 input: Vec::new(),
                 output: self.run.output(),
             }),
+            admission: None,
         }
     }
 

@@ -66,6 +66,7 @@ fn a_full_server_still_takes_who_waits_in_line_until_the_line_is_full_too() {
         request: &request,
         idempotency: None,
         no_place: Some(Reason::RateLimitExceeded.status("full")),
+        may_be_pending: false,
         limit: Limit::begin(),
     };
     let long_line = LoadContextResponse {

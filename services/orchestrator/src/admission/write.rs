@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use talaria_proto::v1::{AdmitRunRequest, AdmitRunResponse};
 use talaria_runtime::error::{Reason, is_unheard};
 use talaria_runtime::link::is_unsent;
 use tonic::{Code, Status};
@@ -13,20 +12,23 @@ use crate::journal::Journal;
 /// How long an admission waits for a store that does not take it, before its last try.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Writes the run down; repeats itself while the store does not say what became of it, or cannot take it.
-pub async fn write(
+/// Makes a call that admits a run; repeats it while the store does not say what became of it, or cannot take it.
+pub async fn insist<T, F>(
     journal: &Journal,
-    admission: AdmitRunRequest,
     limit: Limit,
-) -> Result<AdmitRunResponse, Refusal> {
+    call: impl Fn() -> F,
+) -> Result<T, Refusal>
+where
+    F: Future<Output = Result<T, Status>>,
+{
     let started = tokio::time::Instant::now();
     let mut pause = Duration::from_millis(20);
     let mut maybe_stored = false;
     loop {
-        let mut client = journal.client();
-        let call = client.admit_run(admission.clone());
-        let status = match limit.call(call).await {
-            Ok(admitted) => return Ok(admitted.into_inner()),
+        let answer = limit.call(call()).await;
+        journal.note_answer(&answer);
+        let status = match answer {
+            Ok(admitted) => return Ok(admitted),
             Err(status) if !is_unknown(&status) => {
                 return Err(Refusal::Refused(status).after(maybe_stored));
             }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
-use super::Left;
+use super::{Left, Pending};
 use crate::feed::Feed;
 use crate::journal::Journal;
 
@@ -63,12 +63,18 @@ impl fmt::Debug for Write {
 }
 
 impl Sink {
-    /// Begins to write `events`; when the write is done, they are durable and everyone sees them.
-    pub fn write(&self, events: &[Event], after_silence: bool) -> Write {
+    /// Begins to write `events`, with the run's admission if that is pending; when the write is done, they are durable and
+    /// everyone sees them.
+    pub fn write(&self, events: &[Event], after_silence: bool, pending: Option<Pending>) -> Write {
         let started = Instant::now();
         let chunk = EventChunk::of(events);
         let count = events.len() as u64;
         let future: Pin<Box<dyn Future<Output = Result<(), Left>> + Send>> = match self.clone() {
+            Self::Stored(stored) if let Some(pending) = pending => Box::pin(async move {
+                pending.admit(&stored.journal, chunk.clone(), count).await?;
+                stored.feed.publish(chunk, count);
+                Ok(())
+            }),
             Self::Stored(stored) => {
                 let mut append = stored.append(events, chunk.clone());
                 append.after_silence = after_silence;
@@ -95,12 +101,13 @@ impl Sink {
         Write { started, future }
     }
 
-    /// Writes the last `events` with the final response and its turn.
+    /// Writes the last `events` with the final response and its turn, and with the run's admission if that is pending.
     pub async fn finish(
         &self,
         events: &[Event],
         response: Response,
         turn: Turn,
+        pending: Option<Pending>,
     ) -> Result<(), Left> {
         let chunk = EventChunk::of(events);
         match self {
@@ -112,8 +119,13 @@ impl Sink {
                     append,
                     response: Some(without_output),
                     turn: Some(turn),
+                    admission: None,
                 };
-                stored.journal.finish(finish).await.map_err(Left::Lost)?;
+                let journal = &stored.journal;
+                match pending {
+                    Some(pending) => pending.finish(journal, events, finish).await?,
+                    None => journal.finish(finish).await.map_err(Left::Lost)?,
+                }
                 stored.feed.publish(chunk, events.len() as u64);
                 stored.feed.end(response);
                 Ok(())

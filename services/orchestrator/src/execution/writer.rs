@@ -9,8 +9,8 @@ use talaria_domain::run::Run;
 use talaria_proto::v1::{ContextItem, Event, Turn};
 use tokio::time::Instant;
 
-use super::Left;
 use super::sink::{Sink, Write};
+use super::{Left, Pending};
 use crate::upstreams::Upstream;
 
 /// Events that wait for their write at most, and their bytes; more, and the upstream has to wait.
@@ -30,6 +30,10 @@ const LONGEST_GATHER: Duration = Duration::from_millis(25);
 /// Events on their way into the sink.
 pub struct Writer {
     sink: Sink,
+    /// Goes with the first write.
+    pending: Option<Pending>,
+    /// The write that is under way is the admission.
+    admitting: bool,
     watched: bool,
     waiting: Vec<Event>,
     waiting_bytes: usize,
@@ -53,11 +57,13 @@ struct GivenUp {
 }
 
 impl Writer {
-    pub fn new(sink: Sink, watched: bool) -> Self {
+    pub fn new(sink: Sink, watched: bool, pending: Option<Pending>) -> Self {
         let (waiting, under_way) = (Vec::new(), None);
         let last_end = (!watched).then(Instant::now);
         Self {
             sink,
+            pending,
+            admitting: false,
             watched,
             waiting,
             waiting_bytes: 0,
@@ -84,18 +90,24 @@ impl Writer {
             let started = write.started;
             let written = write.future.as_mut().await;
             self.under_way = None;
+            let was_admission = std::mem::take(&mut self.admitting);
             written?;
             self.cancel_given_up();
-            let now = Instant::now();
-            self.last_end = Some(now);
-            // A moving average: 3 of 4 parts are the past's.
-            self.latency = (self.latency * 3 + (now - started)) / 4;
+            // What the model says first is waited for, and says nothing of how long writes take.
+            if !(was_admission && self.watched) {
+                let now = Instant::now();
+                self.last_end = Some(now);
+                // A moving average: 3 of 4 parts are the past's.
+                self.latency = (self.latency * 3 + (now - started)) / 4;
+            }
             return Ok(());
         }
         if self.waiting.is_empty() {
             return std::future::pending().await;
         }
-        if self.waiting.len() < FULL_EVENTS
+        // Where nobody reads along, the end may come first.
+        let full = self.watched && self.waiting.len() >= FULL_EVENTS;
+        if !full
             && self.waiting_bytes < WRITE_BYTES
             && let Some(last_end) = self.last_end
         {
@@ -122,7 +134,9 @@ impl Writer {
         if let Some(last) = events.last() {
             self.begun_to = last.sequence_number + 1;
         }
-        self.under_way = Some(self.sink.write(&events, after_silence));
+        let pending = self.pending.take();
+        self.admitting = pending.is_some();
+        self.under_way = Some(self.sink.write(&events, after_silence, pending));
     }
 
     /// As many of the waiting events as one write holds; one at least.
@@ -148,6 +162,19 @@ impl Writer {
             }
             self.progress().await?;
         }
+    }
+
+    /// Why a run leaves that was about to for this reason: what is admitted can leave, anything else is given up.
+    pub async fn leave(mut self, left: Left) -> Left {
+        if let Some(pending) = self.pending.take() {
+            return pending.give_up();
+        }
+        if self.admitting
+            && let Err(not_admitted) = self.settle().await
+        {
+            return not_admitted;
+        }
+        left
     }
 
     /// Waits for the write that is under way.
@@ -189,7 +216,10 @@ impl Writer {
             input,
             output: run.output(),
         };
-        self.sink.finish(&self.waiting, response, turn).await?;
+        let pending = self.pending.take();
+        self.sink
+            .finish(&self.waiting, response, turn, pending)
+            .await?;
         self.begun_to = u64::MAX;
         self.cancel_given_up();
         Ok(())

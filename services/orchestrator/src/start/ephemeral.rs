@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use futures::FutureExt as _;
 use futures::stream::{self, Stream, StreamExt};
 use talaria_proto::v1::start_run_response::Message;
-use talaria_proto::v1::{Follow, RunRequest, StartRunResponse};
+use talaria_proto::v1::{EventChunk, Follow, RunRequest, StartRunResponse};
 use talaria_runtime::{clock, ids};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -46,6 +46,7 @@ pub async fn start_ephemeral(
         request: &request,
         idempotency: None,
         no_place: None,
+        may_be_pending: false,
         limit: Limit::begin(),
     };
     let Admission::Begins(begun) = admit(&shared.journal, &asked).await? else {
@@ -64,7 +65,7 @@ pub async fn start_ephemeral(
     let (to, updates) = mpsc::channel(EPHEMERAL_MESSAGES);
     let mut firsts = vec![Ok(admitted(response))];
     if follow == Follow::Events {
-        firsts.push(Ok(message(Message::Events(events))));
+        firsts.push(Ok(message(Message::Events(EventChunk::of(&events)))));
     }
     let owned = CancellationToken::new();
     let tool_shape = agent.tool_shape(&request);
@@ -76,6 +77,7 @@ pub async fn start_ephemeral(
         listings: Listings::ToShow,
         agent,
         run,
+        pending: None,
         starts: Starts::Began,
         input,
         turns,

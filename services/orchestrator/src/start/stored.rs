@@ -6,7 +6,9 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt};
 use talaria_domain::model::Object;
 use talaria_proto::v1::start_run_response::Message;
-use talaria_proto::v1::{Follow, Idempotency, Replayed, Response, RunRequest, StartRunResponse};
+use talaria_proto::v1::{
+    EventChunk, Follow, Idempotency, Replayed, Response, RunRequest, StartRunResponse,
+};
 use talaria_runtime::clock;
 use talaria_runtime::error::Reason;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -18,7 +20,7 @@ use super::{Updates, admitted, choice, message, parameters, place};
 use crate::active::ActiveRun;
 use crate::admission::{Admission, Admitted, Asked, Limit, Refusal, admit, may_wait};
 use crate::agents::Agent;
-use crate::execution::{self, Execution, Listings, Sink, Starts, Stored};
+use crate::execution::{self, Execution, Listings, Pending, Sink, Starts, Stored};
 use crate::feed::Feed;
 use crate::keys;
 use crate::request_mcp::{Credentials, check_labels, servers};
@@ -60,9 +62,7 @@ pub async fn start_stored(shared: &Arc<Shared>, asking: Asking) -> Result<Update
         let started = find_or_admit(&task, asking).await;
         let _ = reply.send(started);
     });
-    // It panicked, perhaps after the run was stored: to be asked for again only under its key.
-    let unknown = |_| Reason::StoreUnavailable.status("What became of the request is not known.");
-    let (response, feed) = match started.await.map_err(unknown)?? {
+    let (response, feed) = match started.await.map_err(|_| unknown())?? {
         Started::Begun { response, feed } => (response, feed),
         Started::Waits(response) => return Ok(only(admitted(*response))),
         Started::Replayed { response_id } => {
@@ -147,6 +147,7 @@ async fn admit_stored(
         request: &asking.request,
         idempotency: asking.idempotency.as_ref(),
         no_place,
+        may_be_pending: may_be_pending(shared, &asking),
         limit,
     };
     let forget = || {
@@ -195,8 +196,15 @@ async fn admit_stored(
         place,
         feed,
         cancel,
+        limit,
     };
-    Ok(begin(shared, asking, ready, admitted))
+    begin(shared, asking, ready, admitted).await
+}
+
+/// Whether a run may be executed before it is admitted: nobody else knows of it then, and the store is likely to take
+/// it, so that the model is not asked in vain.
+fn may_be_pending(shared: &Shared, asking: &Asking) -> bool {
+    asking.follow != Follow::Nothing && !asking.request.background && shared.journal.is_answered()
 }
 
 /// What is there for a run before it is admitted.
@@ -207,11 +215,31 @@ struct Ready {
     place: Option<OwnedSemaphorePermit>,
     feed: Arc<Feed>,
     cancel: CancellationToken,
+    limit: Limit,
 }
 
-fn begin(shared: &Arc<Shared>, asking: Asking, ready: Ready, admitted: Admitted) -> Started {
+/// Begins to execute a run; returns when it is admitted, or refused after all.
+async fn begin(
+    shared: &Arc<Shared>,
+    asking: Asking,
+    ready: Ready,
+    admitted: Admitted,
+) -> Result<Started, Refusal> {
     let feed = ready.feed;
-    feed.publish(admitted.events, admitted.event_count);
+    let (decided, decision) = oneshot::channel();
+    let pending = if let Some(admission) = admitted.pending {
+        let pending = Pending {
+            admission: *admission,
+            limit: ready.limit,
+            decided,
+        };
+        Some((pending, admitted.events))
+    } else {
+        let (events, count) = (&admitted.events, admitted.events.len() as u64);
+        feed.publish(EventChunk::of(events), count);
+        None
+    };
+    let is_pending = pending.is_some();
     let stored = Stored {
         response_id: admitted.response.id.clone(),
         epoch: admitted.epoch,
@@ -242,6 +270,7 @@ fn begin(shared: &Arc<Shared>, asking: Asking, ready: Ready, admitted: Admitted)
         listings: Listings::ToShow,
         agent: ready.agent,
         run: admitted.run,
+        pending,
         starts: if asking.request.background {
             Starts::First
         } else {
@@ -264,6 +293,7 @@ fn begin(shared: &Arc<Shared>, asking: Asking, ready: Ready, admitted: Admitted)
         release: shared.release.child_token(),
         fence: Some(Arc::clone(&shared.fence)),
     });
+    let leave = execution.release.clone();
     shared.execute(
         ready.id,
         asking.tenant,
@@ -272,10 +302,21 @@ fn begin(shared: &Arc<Shared>, asking: Asking, ready: Ready, admitted: Admitted)
         ready.place,
         Execution::execute,
     );
-    Started::Begun {
+    if is_pending {
+        // It panicked, and may be stored.
+        let unknown = |_| Err(Refusal::Unknown(unknown()));
+        decision.await.unwrap_or_else(unknown)?;
+        shared.active.execute(ready.id, &feed, leave);
+    }
+    Ok(Started::Begun {
         response: Box::new(admitted.response),
         feed,
-    }
+    })
+}
+
+/// What is said of a request that panicked, perhaps after the run was stored: to be asked for again only under its key.
+fn unknown() -> Status {
+    Reason::StoreUnavailable.status("What became of the request is not known.")
 }
 
 fn only(message: StartRunResponse) -> Updates {

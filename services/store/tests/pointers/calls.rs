@@ -111,6 +111,7 @@ impl World {
                 input: Vec::new(),
                 output: run.output(),
             }),
+            admission: None,
         };
         self.client.finish_run(request).await.map(drop)
     }
