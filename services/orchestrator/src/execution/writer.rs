@@ -112,7 +112,8 @@ impl Writer {
             && let Some(last_end) = self.last_end
         {
             let gather = if self.watched {
-                self.latency.min(LONGEST_GATHER)
+                // As writes take longer, there is more to be gained.
+                LONGEST_GATHER.min(self.latency * 2)
             } else {
                 LONGEST_GATHER
             };

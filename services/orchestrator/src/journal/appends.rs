@@ -21,8 +21,8 @@ use super::within;
 /// How long appends gather: a call, and the statement that comes of it, cost far more than an append in it. Longer, the
 /// more there are, so that a few streams are quick and many are cheap: the shortest, more for each append, the longest.
 const PACE: Duration = Duration::from_millis(5);
-const PACE_EACH: Duration = Duration::from_micros(200);
-const LONGEST_PACE: Duration = Duration::from_millis(12);
+const PACE_EACH: Duration = Duration::from_micros(300);
+const LONGEST_PACE: Duration = Duration::from_millis(15);
 /// Appends of one call at most, and their bytes.
 const BATCH_APPENDS: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
