@@ -75,6 +75,7 @@ async fn create_chat_completion(
         follow: shown.follow_mode().into(),
         run: Some(request.run),
         idempotency,
+        attended: keeping == Keeping::Attended,
     };
     match start_run(&gateway, start).await.map_err(in_messages)? {
         Started::New { created, updates } => {

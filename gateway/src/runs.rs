@@ -69,6 +69,7 @@ async fn create_run(
         run: Some(run),
         follow: FollowMode::Nothing.into(),
         idempotency,
+        attended: false,
     };
     match start_run(&gateway, start).await? {
         Started::New { created, .. } => {

@@ -43,6 +43,7 @@ pub async fn create_response(
         follow: view.follow_mode().into(),
         run: Some(run),
         idempotency,
+        attended: false,
     };
     match start_run(&gateway, start).await? {
         Started::New { created, updates } => {

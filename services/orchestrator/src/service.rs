@@ -330,6 +330,7 @@ impl RunService for Orchestrator {
             tenant,
             run,
             idempotency,
+            attended,
             ..
         } = request;
         let mut run = run.ok_or_else(|| Reason::InvalidValue.status_at("run", "run is missing"))?;
@@ -347,6 +348,8 @@ impl RunService for Orchestrator {
                 credentials,
                 follow,
                 idempotency,
+                attended,
+                cancel: CancellationToken::new(),
             };
             return start_stored(&self.shared, asking).await.map(Response::new);
         }

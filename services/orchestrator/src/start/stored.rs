@@ -12,7 +12,7 @@ use talaria_proto::v1::{
 use talaria_runtime::clock;
 use talaria_runtime::error::Reason;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -37,6 +37,10 @@ pub struct Asking {
     pub credentials: Credentials,
     pub follow: Follow,
     pub idempotency: Option<Idempotency>,
+    /// Whether it is cancelled if the call is dropped before the caller hears of it.
+    pub attended: bool,
+    /// Cancels it.
+    pub cancel: CancellationToken,
 }
 
 /// What became of it.
@@ -55,6 +59,7 @@ enum Started {
 /// Admits a stored run, has it executed, and follows it.
 pub async fn start_stored(shared: &Arc<Shared>, asking: Asking) -> Result<Updates, Status> {
     let follow = asking.follow;
+    let attended = asking.attended.then(|| asking.cancel.clone().drop_guard());
     let (reply, started) = oneshot::channel();
     let task = Arc::clone(shared);
     // Whoever asked may go at any moment; what was admitted is executed all the same.
@@ -62,7 +67,9 @@ pub async fn start_stored(shared: &Arc<Shared>, asking: Asking) -> Result<Update
         let started = find_or_admit(&task, asking).await;
         let _ = reply.send(started);
     });
-    let (response, feed) = match started.await.map_err(|_| unknown())?? {
+    let started = started.await;
+    attended.map(DropGuard::disarm);
+    let (response, feed) = match started.map_err(|_| unknown())?? {
         Started::Begun { response, feed } => (response, feed),
         Started::Waits(response) => return Ok(only(admitted(*response))),
         Started::Replayed { response_id } => {
@@ -129,7 +136,7 @@ async fn admit_stored(
         Err(status) => return Err(status.into()),
     };
     let feed = Feed::new(0);
-    let cancel = CancellationToken::new();
+    let cancel = asking.cancel.clone();
     // Known before it is written, so that it never looks like a run that this process lost.
     let run = ActiveRun {
         tenant: asking.tenant.clone(),
