@@ -1,9 +1,12 @@
 //! A stored run outlives its client; one that is not stored ends with it and leaves no trace.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use futures::future::{Either, select};
 use serde_json::{Value, json};
 use talaria_testkit::check;
+use talaria_testkit::deadline::within;
 use talaria_testkit::sse::Frame;
 use talaria_testkit::stack::Stack;
 use talaria_testkit::upstream::{Ending, Request, ResponsesStream};
@@ -194,11 +197,17 @@ fn response_id(frames: &[Frame]) -> anyhow::Result<String> {
 async fn only_id(stack: &Stack) -> anyhow::Result<String> {
     let database = stack.database().context("a database of one's own")?;
     let session = database.connect().await?;
-    let row = session.query_one(
-        "SELECT 'resp_' || replace(id::text, '-', '') FROM response",
-        &[],
-    );
-    Ok(row.await?.get(0))
+    // A run that is only waited for is written down some milliseconds after it began.
+    within("the response to be stored", async {
+        loop {
+            let sql = "SELECT 'resp_' || replace(id::text, '-', '') FROM response";
+            if let Some(row) = session.query_opt(sql, &[]).await? {
+                return Ok(row.get(0));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await?
 }
 
 /// The texts that the model was shown.

@@ -66,9 +66,9 @@ impl Ended {
 /// The rows of a response in these tables, but for what tells it apart from others.
 async fn rows(fixture: &Fixture, id: Uuid) -> anyhow::Result<Vec<String>> {
     const SQL: &str = "
-        SELECT 'response ' || (to_jsonb(r) - 'id' - 'updated_at') FROM response r WHERE id = $1
+        SELECT 'response ' || (to_jsonb(r) - 'id' - 'updated_at')::text FROM response r WHERE id = $1
         UNION ALL
-        SELECT 'turn ' || (to_jsonb(t) - 'id' - 'body') FROM turn t WHERE id = $1
+        SELECT 'turn ' || (to_jsonb(t) - 'id' - 'body')::text FROM turn t WHERE id = $1
         UNION ALL
         SELECT 'final ' || count(*) FROM response_final WHERE response_id = $1
         UNION ALL
