@@ -285,6 +285,7 @@ fn orchestrator_config(
         agents: agents.collect::<anyhow::Result<_>>()?,
         strict_models: settings.strict_models,
         max_concurrent: settings.runs.max_concurrent as usize,
+        overload_delay: settings.runs.overload_delay,
         on_broken_stream: match settings.runs.on_broken_stream {
             OnBrokenStream::Continue => talaria_orchestrator::OnBrokenStream::Continue,
             OnBrokenStream::Fail => talaria_orchestrator::OnBrokenStream::Fail,

@@ -1,28 +1,27 @@
 //! What happens when more is asked for than can be done, and whether streams that run beside it keep their pace.
 
 mod offered;
+mod own;
 mod paced;
+mod sustainable;
 
 use std::time::Duration;
 
-use anyhow::Context;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use self::offered::{Offered, offer};
+use self::own::lateness;
 use self::paced::{Arrival, streams};
+use self::sustainable::sustainable;
 use crate::cli::{OverloadArgs, Subject};
-use crate::load::{self, Plan, Request, Until};
 use crate::machine::MeasuredOn;
 use crate::report::{Listing, quantile, write_json};
 use crate::scenarios::{count, millis};
-use crate::stage::{Setup, Shape, Stage, Target};
+use crate::stage::{Setup, Shape, Stage};
 
 /// The length of the runs that are offered.
 const TOKENS: u32 = 20;
-const TRIAL: Duration = Duration::from_secs(3);
-/// How many clients are tried. More than Talaria takes at a time by default would be refused.
-const CLIENTS: [u32; 5] = [8, 16, 32, 64, 128];
 /// How long the streams are alone before it begins, and after it ended.
 const ALONE: Duration = Duration::from_secs(5);
 
@@ -45,22 +44,33 @@ pub async fn run(args: &OverloadArgs) -> anyhow::Result<()> {
     let mut figures = Listing::default();
 
     eprintln!("looking for the sustainable load");
-    let sustainable = sustainable(&target, &mut figures).await?;
-    let rate = sustainable * args.times;
+    let (rate, clients) = sustainable(target.address, TOKENS).await?;
+    let measure = format!("sustainable load, {clients} clients");
+    figures.note(measure, "1/s", rate);
+    let rate = rate * args.times;
     eprintln!("offering {rate:.0} runs a second");
     let period = Duration::from_secs(args.seconds.into());
     let during = async {
         sleep(ALONE).await;
         let begin = Instant::now();
-        let offered = offer(target.address, TOKENS, rate, period).await?;
-        anyhow::Ok((begin, begin + period, offered))
+        let offered = offer(target.address, TOKENS, rate, period);
+        let (offered, own) = tokio::join!(offered, lateness(begin + period));
+        anyhow::Ok((begin, begin + period, offered?, own))
     };
     let beside = streams(target.address, ALONE + period + ALONE);
-    let ((begin, end, offered), arrivals) = tokio::try_join!(during, beside)?;
+    let ((begin, end, offered, own), arrivals) = tokio::try_join!(during, beside)?;
     note_offered(&offered, rate, period, &mut figures);
     note_gaps("alone", &arrivals, |at| at < begin, &mut figures);
     let is_during = |at| at >= begin && at < end;
     note_gaps("under overload", &arrivals, is_during, &mut figures);
+    for (what, share) in [("p50", 0.5), ("p99", 0.99)] {
+        let late = millis(quantile(own.iter().copied(), share));
+        figures.note(
+            format!("the load generator's own delay, {what}"),
+            "ms",
+            late,
+        );
+    }
 
     let commit = args.common.commit.as_deref();
     let measured_on = MeasuredOn::this_machine(commit, stage.server(), Some(&talaria)).await;
@@ -79,32 +89,6 @@ pub async fn run(args: &OverloadArgs) -> anyhow::Result<()> {
         write_json(path, &file)?;
     }
     Ok(())
-}
-
-/// The most runs a second that any number of clients gets, each of which asks again when it was answered.
-async fn sustainable(target: &Target, figures: &mut Listing) -> anyhow::Result<f64> {
-    let mut best = (0.0, 0);
-    for clients in CLIENTS {
-        let plan = |period| Plan {
-            address: target.address,
-            request: Request::run(TOKENS, true),
-            workers: clients,
-            stagger: Duration::ZERO,
-            until: Until::Elapsed(period),
-        };
-        load::run(plan(TRIAL / 6)).await?;
-        let outcome = load::run(plan(TRIAL))
-            .await
-            .with_context(|| format!("{clients} clients"))?;
-        let rate = count(outcome.samples.len()) / outcome.elapsed.as_secs_f64();
-        if rate > best.0 {
-            best = (rate, clients);
-        }
-    }
-    let (rate, clients) = best;
-    let measure = format!("sustainable load, {clients} clients");
-    figures.note(measure, "1/s", rate);
-    Ok(rate)
 }
 
 fn note_offered(offered: &Offered, rate: f64, period: Duration, figures: &mut Listing) {

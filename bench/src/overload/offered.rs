@@ -31,8 +31,8 @@ pub struct Offered {
     pub others: BTreeMap<String, usize>,
 }
 
-/// An answer that is none of the others.
-enum Answered {
+/// What a request came to.
+pub enum Answered {
     Completed,
     Refused { status: u16, retry_after: bool },
 }
@@ -74,10 +74,11 @@ pub async fn offer(
     Ok(offered)
 }
 
-/// What one request came to: how long it took, and the connection if it can be used again.
-type Ended = (Duration, anyhow::Result<(Answered, Connection)>);
+/// The same: how long it took, and the connection if it can be used again.
+pub type Ended = (Duration, anyhow::Result<(Answered, Connection)>);
 
-async fn ask(address: SocketAddr, idle: Option<Connection>, tokens: u32) -> Ended {
+/// Asks for one run, over this connection or a new one.
+pub async fn ask(address: SocketAddr, idle: Option<Connection>, tokens: u32) -> Ended {
     let sent = Instant::now();
     let answered = timeout(PATIENCE, async {
         let mut connection = match idle {

@@ -26,7 +26,7 @@ pub enum Shape {
 /// How a Talaria is set up.
 pub struct Setup {
     pub shape: Shape,
-    /// `runs.max_concurrent`; Talaria's own default if there is none.
+    /// `runs.max_concurrent`, and then nothing is refused for being late either; Talaria's own defaults if there is none.
     pub max_concurrent: Option<u32>,
 }
 
@@ -160,13 +160,13 @@ fn config(data: &TempDir) -> PathBuf {
 }
 
 fn settings(mock: SocketAddr, setup: &Setup) -> String {
-    let max_concurrent = setup
+    let runs = setup
         .max_concurrent
-        .map(|count| format!("max_concurrent = {count}"))
+        .map(|count| format!("max_concurrent = {count}\noverload_delay_ms = 0"))
         .unwrap_or_default();
     format!(
         r#"[runs]
-{max_concurrent}
+{runs}
 
 [[agents]]
 name = "bench"

@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 
 use self::appends::Appends;
 use crate::admission::is_unknown;
+use crate::overload::StorePace;
 
 /// How long one call to the store may take.
 const CALL: Duration = Duration::from_secs(15);
@@ -47,11 +48,14 @@ pub enum Lost {
 
 impl Journal {
     /// A journal, and what sends the appends that may wait for others: it has to be polled.
-    pub fn new(link: Link) -> (Self, impl Future<Output = ()> + Send + use<>) {
+    pub fn new(
+        link: Link,
+        pace: Arc<StorePace>,
+    ) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let client = StoreServiceClient::new(link)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let (appends, sending) = Appends::new(client.clone());
+        let (appends, sending) = Appends::new(client.clone(), pace);
         let unanswered = Arc::default();
         let journal = Self {
             client,

@@ -15,6 +15,7 @@ mod fence;
 mod journal;
 mod keys;
 mod lease;
+mod overload;
 mod panics;
 mod peers;
 mod released;
@@ -45,6 +46,8 @@ pub struct Config {
     pub strict_models: bool,
     /// Runs at a time; more are refused.
     pub max_concurrent: usize,
+    /// How late the process may be before a part of the new runs is refused; zero: never.
+    pub overload_delay: Duration,
     /// What becomes of a step whose answer broke off after something of it was shown.
     pub on_broken_stream: OnBrokenStream,
     /// How long people are waited for, and what it means if none comes.

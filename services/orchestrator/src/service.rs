@@ -30,6 +30,7 @@ use crate::feed::{Feed, Next, Subscription};
 use crate::fence::Fence;
 use crate::journal::Journal;
 use crate::lease::Keeper;
+use crate::overload::{Overload, StorePace};
 use crate::panics::Panics;
 use crate::peers::Calls;
 use crate::released::Released;
@@ -69,6 +70,7 @@ pub struct Shared {
     pub incarnation: Uuid,
     pub started_at: i64,
     pub places: Arc<Semaphore>,
+    pub overload: Overload,
     pub tasks: TaskTracker,
     /// Renews the lease, for as long as anything runs under it.
     pub lease_keeper: TaskTracker,
@@ -101,7 +103,8 @@ impl Orchestrator {
         store: Link,
         renewals: impl FnOnce() -> Result<Link, E> + Send + 'static,
     ) -> Result<Self, StartError> {
-        let (journal, sending) = Journal::new(store);
+        let pace = Arc::new(StorePace::default());
+        let (journal, sending) = Journal::new(store, Arc::clone(&pace));
         let shared = Arc::new(Shared {
             agents: Agents::new(&config.agents, config.strict_models)?,
             journal,
@@ -110,6 +113,7 @@ impl Orchestrator {
             incarnation: ids::new_id(),
             started_at: clock::unix_seconds(),
             places: Arc::new(Semaphore::new(config.max_concurrent)),
+            overload: Overload::new(config.overload_delay),
             tasks: TaskTracker::new(),
             lease_keeper: TaskTracker::new(),
             nudge: Notify::new(),
@@ -132,6 +136,10 @@ impl Orchestrator {
         let looking = async move { tokio::join!(claims::run(&looker), peers::watch_all(&looker)) };
         let looking = shared.idle.clone().run_until_cancelled_owned(looking);
         shared.lease_keeper.spawn(looking);
+        let late = Arc::clone(&shared);
+        let watching = async move { late.overload.watch(&pace).await };
+        let watching = shared.idle.clone().run_until_cancelled_owned(watching);
+        shared.lease_keeper.spawn(watching);
         // What still writes when nothing runs here any more has to stop.
         let sending = shared.idle.clone().run_until_cancelled_owned(sending);
         shared.lease_keeper.spawn(sending);
@@ -293,6 +301,12 @@ impl Shared {
         });
     }
 
+    /// How many places are taken.
+    pub fn running(&self) -> usize {
+        let free = self.places.available_permits();
+        self.config.max_concurrent.saturating_sub(free)
+    }
+
     /// Returns when new runs may be taken: a renewal that is late, or the first, is waited for, but not for long.
     async fn until_open(&self) -> Result<(), Status> {
         if !self.registered.initialized() && self.config.address.is_empty() {
@@ -421,11 +435,14 @@ impl RunService for Orchestrator {
         _: Request<GetStatusRequest>,
     ) -> Result<Response<GetStatusResponse>, Status> {
         let max = self.shared.config.max_concurrent;
-        let taken = max.saturating_sub(self.shared.places.available_permits());
+        let taken = self.shared.running();
+        let (refused_percent, refused_runs) = self.shared.overload.status();
         Ok(Response::new(GetStatusResponse {
             active_runs: u32::try_from(taken).unwrap_or(u32::MAX),
             max_concurrent: u32::try_from(max).unwrap_or(u32::MAX),
             draining: self.shared.draining.is_cancelled(),
+            refused_percent,
+            refused_runs,
         }))
     }
 }

@@ -22,11 +22,20 @@ pub use self::stored::{Asking, start_stored};
 /// What a caller is told about a run it started.
 pub type Updates = BoxStream<'static, Result<StartRunResponse, Status>>;
 
+/// A place for a new run, unless there is none or the process has too much to do.
 fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, Status> {
-    Arc::clone(&shared.places).try_acquire_owned().map_err(|_| {
-        let max = shared.config.max_concurrent;
-        Reason::RateLimitExceeded.status(format!("Too many concurrent runs (max {max})"))
-    })
+    let running = shared.running();
+    let place = Arc::clone(&shared.places)
+        .try_acquire_owned()
+        .map_err(|_| {
+            let max = shared.config.max_concurrent;
+            Reason::RateLimitExceeded.status(format!("Too many concurrent runs (max {max})"))
+        })?;
+    if !shared.overload.admits(running) {
+        let message = "The server is overloaded, try again in a moment.";
+        return Err(Reason::RateLimitExceeded.status(message));
+    }
+    Ok(place)
 }
 
 /// What a request gives besides its input, as one object.
