@@ -4,7 +4,7 @@
 # Debian 12 with the same packages, the build of the image itself was not.
 
 FROM rust:1.95-slim-bookworm AS build
-# For the C in aws-lc, zstd and mimalloc. No protoc: the .proto files are compiled in Rust.
+# For the C in aws-lc, zstd and jemalloc. No protoc: the .proto files are compiled in Rust.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends build-essential \
  && rm -rf /var/lib/apt/lists/*

@@ -26,7 +26,7 @@ use crate::services::AllInOne;
 use crate::settings::{Database, Role, Server, Settings};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// What a process that was told something wrong ends with.
 const WRONG_SETTING: u8 = 2;
