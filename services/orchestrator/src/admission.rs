@@ -108,7 +108,7 @@ impl Refusal {
     }
 
     /// The same after tries that may be stored yet, if there were any.
-    fn after(self, maybe_stored: bool) -> Self {
+    pub fn after(self, maybe_stored: bool) -> Self {
         match self {
             Self::Refused(status) if maybe_stored => Self::RefusedLate(status),
             refusal => refusal,
@@ -132,7 +132,8 @@ impl From<Refusal> for Status {
     }
 }
 
-/// Checks a request against what it continues from, and writes the run down unless it is ephemeral.
+/// Checks a request against what it continues from, and writes the run down, unless it is ephemeral or that is left to
+/// its execution.
 ///
 /// A refusal leaves nothing behind.
 pub async fn admit(journal: &Journal, asked: &Asked<'_>) -> Result<Admission, Refusal> {

@@ -33,7 +33,7 @@ use self::writer::Writer;
 
 pub use approval::{Asking, Timing, approved_call_sent};
 pub use listing::Listings;
-pub use pending::Pending;
+pub use pending::{Decision, Pending};
 pub use sink::{Ephemeral, Sink, Stored};
 
 /// A run in execution.
@@ -44,8 +44,8 @@ pub struct Execution {
     pub toolbox: Arc<Toolbox>,
     pub listings: Listings,
     pub run: Run,
-    /// Its first events, and what is to be written with them, where it is not admitted yet.
-    pub pending: Option<(Pending, Vec<Event>)>,
+    /// Where it is not admitted yet.
+    pub pending: Option<Box<Pending>>,
     pub starts: Starts,
     /// Input items, for the turn.
     pub input: Vec<ContextItem>,
@@ -135,11 +135,13 @@ impl Execution {
             () = limits::over(time_left) => self.run.time_is_up(),
             end = self.steps(&mut writer) => match end {
                 Ok(end) => end,
-                Err(left) => return Err(Box::pin(writer.leave(left)).await),
+                Err(left) => return Err(Box::pin(self.leave(left, &mut writer)).await),
             },
         };
         self.let_go(false, &mut writer);
-        writer.settle().await?;
+        if let Err(left) = writer.settle().await {
+            return Err(Box::pin(self.leave(left, &mut writer)).await);
+        }
         writer.add(self.end(&end));
         // Boxed, so that a run does not hold the room for its end from the beginning.
         Box::pin(writer.finish(&self.run, self.input)).await
@@ -178,11 +180,19 @@ impl Execution {
         writer.finish(&self.run, self.input).await
     }
 
+    /// Why the run leaves that was about to for this reason. Nobody else can go on with what an upstream keeps for a run
+    /// that was never admitted.
+    async fn leave(&mut self, left: Left, writer: &mut Writer) -> Left {
+        let left = writer.leave(left).await;
+        if matches!(left, Left::NotAdmitted { .. }) {
+            self.let_go(false, writer);
+            writer.cancel_all_given_up();
+        }
+        left
+    }
+
     fn writer(&mut self) -> Writer {
-        let (pending, first) = self.pending.take().unzip();
-        let mut writer = Writer::new(self.sink.clone(), self.watched, pending);
-        writer.add(first.unwrap_or_default());
-        writer
+        Writer::new(self.sink.clone(), self.watched, self.pending.take())
     }
 
     fn fenced(&self) -> Fenced {

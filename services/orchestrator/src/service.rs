@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -239,6 +240,9 @@ impl Shared {
                 },
             );
         }
+        let is_admitted = execution.pending.as_ref();
+        let is_admitted = is_admitted.map(|pending| pending.decided.is_admitted());
+        let is_admitted = move || is_admitted.is_none_or(|it| it.load(Ordering::Acquire));
         let shared = Arc::clone(self);
         self.tasks.spawn(async move {
             // Boxed once: a task holds what it awaits more than once otherwise, for as long as the run lasts.
@@ -248,18 +252,19 @@ impl Shared {
             if !matches!(outcome, Ok(Err(Left::Waits))) {
                 shared.credentials.forget(id);
             }
+            let is_admitted = is_admitted();
             if outcome.is_ok() {
                 shared.panics.forget(id);
-            } else if released.is_some() {
+            } else if released.is_some() && is_admitted {
                 shared.panics.add(id, began_at);
             }
             let is_released = matches!(outcome, Ok(Err(Left::Released)));
-            let may_be_stored = matches!(
-                outcome,
-                Ok(Err(Left::NotAdmitted {
-                    may_be_stored: true
-                }))
-            );
+            let is_unheard = match outcome {
+                Ok(Err(Left::NotAdmitted { may_be_stored })) => may_be_stored,
+                // Whoever asked for it was told that nothing is known of it.
+                Err(_) => !is_admitted,
+                Ok(_) => false,
+            };
             match outcome {
                 Ok(Ok(())) => tracing::debug!(response.id = %response, "the run ended"),
                 Ok(Err(Left::Lost(reason))) => {
@@ -275,10 +280,10 @@ impl Shared {
                 Ok(Err(Left::NotAdmitted { .. })) => {
                     tracing::info!(response.id = %response, "the run was not admitted");
                 }
-                // It stays under this process's name without being executed, and is claimed again.
+                // Once admitted, it stays under this process's name without being executed, and is claimed again.
                 Err(_) => tracing::error!(response.id = %response, "executing the run panicked"),
             }
-            if may_be_stored {
+            if is_unheard {
                 let then = Then::Delete(feed);
                 unheard::see_to(&shared, Unheard { tenant, id, then }, place);
                 return;

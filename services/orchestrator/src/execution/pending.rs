@@ -3,8 +3,11 @@
 //! Nobody knows of such a run yet, so nothing is lost with it; and the model is asked meanwhile. One whose end alone is
 //! waited for, and that ends in a moment, is written once instead of twice.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use talaria_proto::v1::{
-    AdmitRunRequest, AppendEventsRequest, Event, EventChunk, FinishRunRequest,
+    AdmitRunRequest, AppendEventsRequest, Event, EventChunk, FinishRunRequest, RunRequest,
 };
 use talaria_runtime::error::Reason;
 use tokio::sync::oneshot;
@@ -18,15 +21,62 @@ use crate::journal::Journal;
 pub struct Pending {
     /// But for its events.
     pub admission: AdmitRunRequest,
+    /// The events that go with it.
+    pub first: Vec<Event>,
     pub limit: Limit,
     /// Told as soon as it is decided.
-    pub decided: oneshot::Sender<Result<(), Refusal>>,
+    pub decided: Decision,
+}
+
+/// Whoever waits for an admission to be decided.
+#[derive(Debug)]
+pub struct Decision {
+    asked: oneshot::Sender<Result<(), Refusal>>,
+    is_admitted: Arc<AtomicBool>,
+}
+
+impl Decision {
+    /// One to be made, and where it is heard.
+    pub fn new() -> (Self, oneshot::Receiver<Result<(), Refusal>>) {
+        let (asked, decision) = oneshot::channel();
+        let is_admitted = Arc::default();
+        (Self { asked, is_admitted }, decision)
+    }
+
+    /// Set before anybody hears that the run is admitted.
+    pub fn is_admitted(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_admitted)
+    }
+
+    fn tell(self, admitted: Result<(), Refusal>) -> Result<(), Left> {
+        let left = match &admitted {
+            Ok(()) => Ok(()),
+            Err(refusal) => Err(Left::NotAdmitted {
+                may_be_stored: !matches!(refusal, Refusal::Refused(_)),
+            }),
+        };
+        self.is_admitted.store(left.is_ok(), Ordering::Release);
+        // Whoever asked may have gone.
+        let _ = self.asked.send(admitted);
+        left
+    }
 }
 
 impl Pending {
     /// Admits the run with its first events; returns when they are durable.
     pub async fn admit(
         self,
+        journal: &Journal,
+        events: EventChunk,
+        count: u64,
+    ) -> Result<(), Left> {
+        self.admit_after(false, journal, events, count).await
+    }
+
+    /// The same after a try that may have stored it, if there was one.
+    async fn admit_after(
+        self,
+        maybe_stored: bool,
         journal: &Journal,
         events: EventChunk,
         count: u64,
@@ -41,7 +91,8 @@ impl Pending {
             async move { client.admit_run(admission).await.map(drop) }
         });
         let admitted = admitted.await;
-        tell(self.decided, admitted)
+        self.decided
+            .tell(admitted.map_err(|refusal| refusal.after(maybe_stored)))
     }
 
     /// Admits the run and writes its end, both or neither: `events` are all it has. Returns when it is durable.
@@ -52,7 +103,11 @@ impl Pending {
         finish: FinishRunRequest,
     ) -> Result<(), Left> {
         let whole = FinishRunRequest {
-            admission: Some(self.admission.clone()),
+            // Only who executes a run needs its request.
+            admission: Some(AdmitRunRequest {
+                request: Some(RunRequest::default()),
+                ..self.admission.clone()
+            }),
             ..finish.clone()
         };
         let finished = insist(journal, self.limit, || {
@@ -62,21 +117,25 @@ impl Pending {
         match finished.await {
             // A store of an earlier version does not see the admission, and knows of no such run.
             Err(refusal) if Reason::of(refusal.status()) == Some(Reason::RunLost) => {
-                self.finish_in_two(journal, events, finish).await
+                let maybe_stored = !matches!(refusal, Refusal::Refused(_));
+                self.finish_in_two(maybe_stored, journal, events, finish)
+                    .await
             }
-            finished => tell(self.decided, finished),
+            finished => self.decided.tell(finished),
         }
     }
 
     async fn finish_in_two(
         self,
+        maybe_stored: bool,
         journal: &Journal,
         events: &[Event],
         finish: FinishRunRequest,
     ) -> Result<(), Left> {
         let (first, last) = events.split_at(events.len().saturating_sub(1));
         let count = first.len() as u64;
-        self.admit(journal, EventChunk::of(first), count).await?;
+        self.admit_after(maybe_stored, journal, EventChunk::of(first), count)
+            .await?;
         let append = finish.append.map(|append| AppendEventsRequest {
             first_sequence_number: count,
             event_count: 1,
@@ -90,25 +149,7 @@ impl Pending {
     /// Gives the run up, whose admission was never begun.
     pub fn give_up(self) -> Left {
         let status = Reason::OrchestratorUnavailable.status("The server is stopping.");
-        // Whoever asked may have gone.
-        let _ = self.decided.send(Err(Refusal::Refused(status)));
-        Left::NotAdmitted {
-            may_be_stored: false,
-        }
+        let refused = self.decided.tell(Err(Refusal::Refused(status)));
+        refused.err().unwrap_or(Left::Released)
     }
-}
-
-fn tell(
-    decided: oneshot::Sender<Result<(), Refusal>>,
-    admitted: Result<(), Refusal>,
-) -> Result<(), Left> {
-    let left = match &admitted {
-        Ok(()) => Ok(()),
-        Err(refusal) => Err(Left::NotAdmitted {
-            may_be_stored: !matches!(refusal, Refusal::Refused(_)),
-        }),
-    };
-    // Whoever asked may have gone.
-    let _ = decided.send(admitted);
-    left
 }

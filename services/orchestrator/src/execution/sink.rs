@@ -65,7 +65,12 @@ impl fmt::Debug for Write {
 impl Sink {
     /// Begins to write `events`, with the run's admission if that is pending; when the write is done, they are durable and
     /// everyone sees them.
-    pub fn write(&self, events: &[Event], after_silence: bool, pending: Option<Pending>) -> Write {
+    pub fn write(
+        &self,
+        events: &[Event],
+        after_silence: bool,
+        pending: Option<Box<Pending>>,
+    ) -> Write {
         let started = Instant::now();
         let chunk = EventChunk::of(events);
         let count = events.len() as u64;
@@ -107,7 +112,7 @@ impl Sink {
         events: &[Event],
         response: Response,
         turn: Turn,
-        pending: Option<Pending>,
+        pending: Option<Box<Pending>>,
     ) -> Result<(), Left> {
         let chunk = EventChunk::of(events);
         match self {

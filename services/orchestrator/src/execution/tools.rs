@@ -43,7 +43,7 @@ impl Execution {
             return Ok(None);
         };
         self.end_listings(listings, &list);
-        self.learn_grants(&list).await;
+        self.learn_grants(&list, writer).await?;
         let tool = |tool: &crate::tools::Tool| {
             let known = ServerTool {
                 server_label: tool.server_label.clone(),
@@ -74,12 +74,14 @@ impl Execution {
     }
 
     /// Looks up, once, what people agreed to for longer, if it matters.
-    async fn learn_grants(&mut self, list: &ToolList) {
+    async fn learn_grants(&mut self, list: &ToolList, writer: &mut Writer) -> Result<(), Left> {
         let matters = list.tools.iter().any(|tool| tool.needs_approval);
         if let Sink::Stored(stored) = &self.sink
             && matters
             && self.asking.granted.is_none()
         {
+            // Nothing is written meanwhile, and whoever asked for the run waits for its admission.
+            writer.admit().await?;
             let response = self.run.snapshot().base();
             let session_id = match response.session_id.as_str() {
                 "" => ResponseId::parse(&response.id).map(|id| id.0.to_string()),
@@ -91,6 +93,7 @@ impl Execution {
                 .learn_grants(&journal, &agent, &session_id.unwrap_or_default())
                 .await;
         }
+        Ok(())
     }
 
     /// Says that the agent has tools, before its servers are asked for them: a run that ends until then answers its calls.

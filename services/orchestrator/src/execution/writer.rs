@@ -16,7 +16,7 @@ use crate::upstreams::Upstream;
 /// Events that wait for their write at most, and their bytes; more, and the upstream has to wait.
 const WAITING_EVENTS: usize = 4096;
 const WAITING_BYTES: usize = 4 << 20;
-/// This many events go out without waiting for more.
+/// This many events go out without waiting for more, where somebody reads along.
 const FULL_EVENTS: usize = 128;
 /// What one write holds, unless a single event is larger: whoever reads holds all of it.
 const WRITE_BYTES: usize = 256 << 10;
@@ -31,7 +31,7 @@ const LONGEST_GATHER: Duration = Duration::from_millis(25);
 pub struct Writer {
     sink: Sink,
     /// Goes with the first write.
-    pending: Option<Pending>,
+    pending: Option<Box<Pending>>,
     /// The write that is under way is the admission.
     admitting: bool,
     watched: bool,
@@ -42,7 +42,7 @@ pub struct Writer {
     begun_to: u64,
     given_up: Vec<GivenUp>,
     /// When the last write ended (or the run began, where nobody waits for its first event), and how long writes
-    /// take.
+    /// take. The admission of a run that somebody reads along with does not count: the model's first words are awaited.
     last_end: Option<Instant>,
     latency: Duration,
 }
@@ -57,22 +57,24 @@ struct GivenUp {
 }
 
 impl Writer {
-    pub fn new(sink: Sink, watched: bool, pending: Option<Pending>) -> Self {
-        let (waiting, under_way) = (Vec::new(), None);
+    pub fn new(sink: Sink, watched: bool, mut pending: Option<Box<Pending>>) -> Self {
+        let first = pending.as_mut().map(|it| std::mem::take(&mut it.first));
         let last_end = (!watched).then(Instant::now);
-        Self {
+        let mut writer = Self {
             sink,
             pending,
             admitting: false,
             watched,
-            waiting,
+            waiting: Vec::new(),
             waiting_bytes: 0,
-            under_way,
+            under_way: None,
             begun_to: 0,
             given_up: Vec::new(),
             last_end,
             latency: Duration::ZERO,
-        }
+        };
+        writer.add(first.unwrap_or_default());
+        writer
     }
 
     pub fn add(&mut self, events: Vec<Event>) {
@@ -166,7 +168,7 @@ impl Writer {
     }
 
     /// Why a run leaves that was about to for this reason: what is admitted can leave, anything else is given up.
-    pub async fn leave(mut self, left: Left) -> Left {
+    pub async fn leave(&mut self, left: Left) -> Left {
         if let Some(pending) = self.pending.take() {
             return pending.give_up();
         }
@@ -176,6 +178,14 @@ impl Writer {
             return not_admitted;
         }
         left
+    }
+
+    /// Has the run admitted, if it is not yet.
+    pub async fn admit(&mut self) -> Result<(), Left> {
+        if self.pending.is_some() || self.admitting {
+            self.flush().await?;
+        }
+        Ok(())
     }
 
     /// Waits for the write that is under way.
@@ -196,6 +206,12 @@ impl Writer {
             response_id,
             said_by,
         });
+    }
+
+    /// Cancels all that is given up, though no log will say so.
+    pub fn cancel_all_given_up(&mut self) {
+        self.begun_to = u64::MAX;
+        self.cancel_given_up();
     }
 
     /// Cancels what the log gives up, now that all that was begun is written. The run need not wait for it.
@@ -221,8 +237,7 @@ impl Writer {
         self.sink
             .finish(&self.waiting, response, turn, pending)
             .await?;
-        self.begun_to = u64::MAX;
-        self.cancel_given_up();
+        self.cancel_all_given_up();
         Ok(())
     }
 }

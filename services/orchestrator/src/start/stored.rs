@@ -20,7 +20,7 @@ use super::{Updates, admitted, choice, message, parameters, place};
 use crate::active::ActiveRun;
 use crate::admission::{Admission, Admitted, Asked, Limit, Refusal, admit, may_wait};
 use crate::agents::Agent;
-use crate::execution::{self, Execution, Listings, Pending, Sink, Starts, Stored};
+use crate::execution::{self, Decision, Execution, Listings, Pending, Sink, Starts, Stored};
 use crate::feed::Feed;
 use crate::keys;
 use crate::request_mcp::{Credentials, check_labels, servers};
@@ -233,14 +233,14 @@ async fn begin(
     admitted: Admitted,
 ) -> Result<Started, Refusal> {
     let feed = ready.feed;
-    let (decided, decision) = oneshot::channel();
+    let (decided, decision) = Decision::new();
     let pending = if let Some(admission) = admitted.pending {
-        let pending = Pending {
+        Some(Box::new(Pending {
             admission: *admission,
+            first: admitted.events,
             limit: ready.limit,
             decided,
-        };
-        Some((pending, admitted.events))
+        }))
     } else {
         let (events, count) = (&admitted.events, admitted.events.len() as u64);
         feed.publish(EventChunk::of(events), count);

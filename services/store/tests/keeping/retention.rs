@@ -74,7 +74,6 @@ async fn what_was_imported_does_not_drive_out_what_was_used_later() -> anyhow::R
     Ok(())
 }
 
-/// Waits until it is written down that the response was read.
 /// Removes what is beyond the cap. The store looks by itself soon after a run ends, and one looks at a time.
 async fn evict(fixture: &Fixture, max: u64) -> anyhow::Result<usize> {
     let evicted = async {
@@ -88,6 +87,7 @@ async fn evict(fixture: &Fixture, max: u64) -> anyhow::Result<usize> {
     tokio::time::timeout(Duration::from_secs(20), evicted).await?
 }
 
+/// Waits until it is written down that the response was read.
 async fn until_read(fixture: &Fixture, run: &Writer) -> anyhow::Result<()> {
     let session = fixture.session().await?;
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
