@@ -228,6 +228,15 @@ impl Writer {
 
     /// Writes what waits, the terminal event last, and all that goes with it.
     pub async fn finish(mut self, run: &Run, input: Vec<ContextItem>) -> Result<(), Left> {
+        // Whoever takes part in a write holds all of it several times, and the end has the whole output besides.
+        if let Some(terminal) = self.waiting.pop() {
+            self.waiting_bytes -= terminal.encoded_len();
+            while self.waiting_bytes > WRITE_BYTES {
+                self.begin();
+                self.settle().await?;
+            }
+            self.waiting.push(terminal);
+        }
         let response = run.snapshot().response();
         let turn = Turn {
             input,
