@@ -22,6 +22,8 @@ use crate::stage::{Setup, Shape, Stage};
 
 /// The length of the runs that are offered.
 const TOKENS: u32 = 20;
+/// How long the server has to rest in between.
+const REST: Duration = Duration::from_secs(3);
 /// How long the streams are alone before it begins, and after it ended.
 const ALONE: Duration = Duration::from_secs(5);
 
@@ -48,6 +50,7 @@ pub async fn run(args: &OverloadArgs) -> anyhow::Result<()> {
     let measure = format!("sustainable load, {clients} clients");
     figures.note(measure, "1/s", rate);
     let rate = rate * args.times;
+    sleep(REST).await;
     eprintln!("offering {rate:.0} runs a second");
     let period = Duration::from_secs(args.seconds.into());
     let during = async {

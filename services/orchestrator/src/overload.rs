@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 pub use self::pace::StorePace;
-use self::throttle::Throttle;
+use self::throttle::{Throttle, most_delay};
 
 /// How often it is measured how late the process is.
 const PROBE: Duration = Duration::from_millis(5);
@@ -18,6 +18,11 @@ const PROBE: Duration = Duration::from_millis(5);
 const ALWAYS: usize = 16;
 /// It has ended when nothing was refused for so long.
 const QUIET: Duration = Duration::from_secs(5);
+
+/// What measures the store for a throttle of this target.
+pub fn pace(target: Duration) -> StorePace {
+    StorePace::new(most_delay(target))
+}
 
 /// The throttle of this process, and what it goes by.
 #[derive(Debug)]

@@ -31,7 +31,7 @@ use crate::feed::{Feed, Next, Subscription};
 use crate::fence::Fence;
 use crate::journal::Journal;
 use crate::lease::Keeper;
-use crate::overload::{Overload, StorePace};
+use crate::overload::{self, Overload};
 use crate::panics::Panics;
 use crate::peers::Calls;
 use crate::released::Released;
@@ -104,7 +104,7 @@ impl Orchestrator {
         store: Link,
         renewals: impl FnOnce() -> Result<Link, E> + Send + 'static,
     ) -> Result<Self, StartError> {
-        let pace = Arc::new(StorePace::default());
+        let pace = Arc::new(overload::pace(config.overload_delay));
         let (journal, sending) = Journal::new(store, Arc::clone(&pace));
         let shared = Arc::new(Shared {
             agents: Agents::new(&config.agents, config.strict_models)?,

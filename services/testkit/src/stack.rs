@@ -208,8 +208,14 @@ impl Stack {
         } else {
             "upstream = \"main\"\n"
         };
+        // A debug build on a busy machine is late, which is not what most tests are about.
+        let overload = if options.runs.contains("overload_delay_ms") {
+            ""
+        } else {
+            "overload_delay_ms = 0\n"
+        };
         let config = format!(
-            "[server]\n{}\n[store]\n{}\n[runs]\n{}\n\
+            "[server]\n{}\n[store]\n{}\n[runs]\n{overload}{}\n\
              [[agents]]\nname = \"agent\"\nmodel = \"scripted\"\n{main}{}\n\
              [upstreams.main]\nkind = \"{kind}\"\nbase_url = \"{}\"\n{}\n",
             options.server,

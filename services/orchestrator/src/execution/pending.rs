@@ -110,10 +110,7 @@ impl Pending {
             }),
             ..finish.clone()
         };
-        let finished = insist(journal, self.limit, || {
-            let (mut client, whole) = (journal.client(), whole.clone());
-            async move { client.finish_run(whole).await.map(drop) }
-        });
+        let finished = insist(journal, self.limit, || journal.finish_once(whole.clone()));
         match finished.await {
             // A store of an earlier version does not see the admission, and knows of no such run.
             Err(refusal) if Reason::of(refusal.status()) == Some(Reason::RunLost) => {

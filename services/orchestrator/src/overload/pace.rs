@@ -7,23 +7,43 @@ use std::time::{Duration, Instant};
 /// be helped by refusing anything.
 const STRETCH: Duration = Duration::from_secs(15);
 
-/// The times of writes that succeeded. Those that fail say nothing about pace, and are told of in other ways.
-#[derive(Debug, Default)]
-pub struct StorePace(Mutex<Times>);
+/// The times of small writes that succeeded. Large ones take what they take; those that fail say nothing about pace, and
+/// are told of in other ways.
+#[derive(Debug)]
+pub struct StorePace {
+    /// What one write counts as at most, beyond what is usual.
+    most: Duration,
+    times: Mutex<Times>,
+}
 
 #[derive(Debug, Default)]
 struct Times {
     stretch_began: Option<Instant>,
     quickest: Option<Duration>,
     quickest_before: Option<Duration>,
-    /// Since it was last asked: the sum, and how many.
+    /// What writes took beyond the usual since it was last asked: the sum, and how many.
     sum: Duration,
     count: u32,
-    /// How long writes took when it was last asked and there were any, and when that was.
-    latest: Option<(Instant, Duration)>,
+    /// The mean of that when it was last asked and there were any, when that was, and for how long it holds.
+    latest: Option<Latest>,
+    /// Of the latest write.
+    took: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Latest {
+    excess: Duration,
+    until: Instant,
 }
 
 impl StorePace {
+    pub fn new(most: Duration) -> Self {
+        Self {
+            most,
+            times: Mutex::default(),
+        }
+    }
+
     /// Takes in a write that ended at `now`.
     pub fn note(&self, now: Instant, took: Duration) {
         let mut times = self.lock();
@@ -32,9 +52,14 @@ impl StorePace {
             times.stretch_began = Some(now);
             times.quickest_before = times.quickest.take();
         }
-        times.quickest = Some(times.quickest.map_or(took, |quickest| quickest.min(took)));
-        times.sum = times.sum.saturating_add(took);
+        let quickest = times.quickest.map_or(took, |quickest| quickest.min(took));
+        times.quickest = Some(quickest);
+        let usual = times
+            .quickest_before
+            .map_or(quickest, |before| before.min(quickest));
+        times.sum += took.saturating_sub(usual).min(self.most);
         times.count += 1;
+        times.took = took;
     }
 
     /// How much longer than usual writes take. What the latest took holds until there is another, but for no longer than it
@@ -42,22 +67,21 @@ impl StorePace {
     pub fn excess(&self, now: Instant) -> Duration {
         let mut times = self.lock();
         if times.count > 0 {
-            times.latest = Some((now, times.sum / times.count));
+            times.latest = Some(Latest {
+                excess: times.sum / times.count,
+                until: now + times.took,
+            });
             (times.sum, times.count) = (Duration::ZERO, 0);
         }
-        let usual = [times.quickest, times.quickest_before];
-        let usual = usual.into_iter().flatten().min().unwrap_or_default();
         match times.latest {
-            Some((at, took)) if now.saturating_duration_since(at) <= took => {
-                took.saturating_sub(usual)
-            }
+            Some(Latest { excess, until }) if now <= until => excess,
             Some(_) | None => Duration::ZERO,
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Times> {
         // Nothing panics while it holds the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -71,10 +95,10 @@ mod tests {
 
     #[test]
     fn what_is_usual_is_no_excess_however_long_it_takes() {
-        let (pace, start) = (StorePace::default(), Instant::now());
-        assert_eq!(pace.excess(start), ms(0));
+        let start = Instant::now();
         for took in [3, 200] {
-            let pace = StorePace::default();
+            let pace = StorePace::new(ms(100));
+            assert_eq!(pace.excess(start), ms(0));
             for n in 0..10 {
                 pace.note(start + ms(n), ms(took));
             }
@@ -84,24 +108,25 @@ mod tests {
 
     #[test]
     fn a_write_that_took_longer_counts_until_the_next_or_for_as_long_as_it_took() {
-        let (pace, start) = (StorePace::default(), Instant::now());
+        let (pace, start) = (StorePace::new(ms(100)), Instant::now());
         pace.note(start, ms(5));
+        assert_eq!(pace.excess(start), ms(0));
         pace.note(start + ms(100), ms(35));
         pace.note(start + ms(100), ms(65));
 
         // On the average of all since it was asked.
-        assert_eq!(pace.excess(start + ms(100)), ms(30));
-        assert_eq!(pace.excess(start + ms(135)), ms(30));
-        assert_eq!(pace.excess(start + ms(136)), ms(0));
-        pace.note(start + ms(140), ms(305));
-        assert_eq!(pace.excess(start + ms(140)), ms(300));
-        pace.note(start + ms(150), ms(6));
-        assert_eq!(pace.excess(start + ms(150)), ms(1));
+        assert_eq!(pace.excess(start + ms(100)), ms(45));
+        assert_eq!(pace.excess(start + ms(165)), ms(45));
+        assert_eq!(pace.excess(start + ms(166)), ms(0));
+        pace.note(start + ms(170), ms(3_000));
+        assert_eq!(pace.excess(start + ms(170)), ms(100));
+        pace.note(start + ms(180), ms(6));
+        assert_eq!(pace.excess(start + ms(180)), ms(1));
     }
 
     #[test]
     fn after_half_a_minute_a_slow_store_is_usual() {
-        let (pace, start) = (StorePace::default(), Instant::now());
+        let (pace, start) = (StorePace::new(ms(1_000)), Instant::now());
         let excess = |second: u64, took| {
             let now = start + Duration::from_secs(second);
             pace.note(now, ms(took));

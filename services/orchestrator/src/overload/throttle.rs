@@ -25,19 +25,25 @@ const BETA: f64 = 12.0;
 /// For so long nothing is refused when a delay begins: what comes at once is soon done. `MAX_BURST` of the RFC, which has
 /// 150 ms.
 const BURST: Duration = Duration::from_millis(100);
-/// A delay counts as so many targets at most, so that a process that stood still for seconds has not a late hour before it.
-const MOST_DELAY: u32 = 4;
+/// A delay counts as this at most, or as four targets, so that a process that stood still for seconds does not pay for them.
+const MOST_DELAY: Duration = Duration::from_millis(100);
 /// 99 of 100 are refused.
 const MOST_PRESSURE: f64 = 4.6;
-/// What is left of the pressure after each update without a delay.
-const DECAY: f64 = 0.98;
+/// What is left of the pressure after each update without a delay: half of it after a fifth of a second.
+const DECAY: f64 = 0.95;
 /// Below this share nothing is refused while there was no delay a moment ago.
 const SMALL_SHARE: f64 = 0.2;
+
+/// What a delay counts as at most where `target` is aimed at.
+pub fn most_delay(target: Duration) -> Duration {
+    MOST_DELAY.max(target.saturating_mul(4))
+}
 
 /// The controller. Fed with delays by whoever measures them, and asked about every new run.
 #[derive(Debug)]
 pub struct Throttle {
     target: f64,
+    most_delay: Duration,
     pressure: f64,
     /// Of the last update.
     delay: f64,
@@ -56,6 +62,7 @@ impl Throttle {
     pub fn new(target: Duration) -> Self {
         Self {
             target: target.as_secs_f64(),
+            most_delay: most_delay(target),
             pressure: 0.0,
             delay: 0.0,
             was_late: false,
@@ -69,7 +76,7 @@ impl Throttle {
 
     /// Takes in how late the process was at `now`. Times only go forward.
     pub fn observe(&mut self, now: Instant, delay: Duration) {
-        self.sum += delay.as_secs_f64().min(self.target * f64::from(MOST_DELAY));
+        self.sum += delay.min(self.most_delay).as_secs_f64();
         self.count += 1;
         let Some(updated) = self.updated else {
             self.updated = Some(now);
@@ -102,7 +109,7 @@ impl Throttle {
         1.0 - (-self.pressure).exp()
     }
 
-    /// How late the process is, smoothed over a few observations, and at most four times the target.
+    /// How late the process is, smoothed over a few observations, and no more than counts.
     pub fn delay(&self) -> Duration {
         Duration::from_secs_f64(self.delay)
     }

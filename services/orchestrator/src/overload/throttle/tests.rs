@@ -1,6 +1,7 @@
 use super::*;
 
-const TARGET: Duration = Duration::from_millis(25);
+/// The default target.
+const TARGET: Duration = Duration::from_millis(10);
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -36,8 +37,12 @@ struct Seen {
 
 impl Plant {
     fn new() -> Self {
+        Self::with_target(TARGET)
+    }
+
+    fn with_target(target: Duration) -> Self {
         Self {
-            throttle: Throttle::new(TARGET),
+            throttle: Throttle::new(target),
             start: Instant::now(),
             millis: 0,
             backlog: 0.0,
@@ -109,16 +114,27 @@ fn nothing_is_refused_of_what_can_be_done() {
 
 #[test]
 fn of_too_much_as_much_is_refused_as_has_to_be_and_the_delay_stays_at_its_target() {
-    for load in [1.2, 2.0, 4.0, 10.0] {
-        let mut plant = Plant::new();
+    for (target_ms, load) in [
+        (10, 1.2),
+        (10, 2.0),
+        (10, 4.0),
+        (10, 10.0),
+        (5, 10.0),
+        (25, 2.0),
+        (25, 10.0),
+    ] {
+        let mut plant = Plant::with_target(ms(target_ms));
         plant.offer(0.5, 1_000);
         plant.offer(load, 2_000);
         let lasts = plant.offer(load, 10_000);
 
         let needed = 1.0 - 1.0 / load;
-        assert!((lasts.refused_share() - needed).abs() < 0.01, "{load}");
-        assert!((lasts.mean_ms() - 25.0).abs() < 5.0, "{load}");
-        assert!(lasts.longest_ms < 50.0, "{load}: {}", lasts.longest_ms);
+        let target = ms(target_ms).as_secs_f64() * 1000.0;
+        let (share, mean, longest) = (lasts.refused_share(), lasts.mean_ms(), lasts.longest_ms);
+        let what = format!("{target_ms} ms, {load}: {share}, {mean} ms, {longest} ms");
+        assert!((share - needed).abs() < 0.01, "{what}");
+        assert!((mean - target).abs() < 1.0, "{what}");
+        assert!(longest < target + 10.0, "{what}");
     }
 }
 
@@ -152,12 +168,9 @@ fn a_crowd_that_comes_at_once_to_an_idle_process_is_admitted() {
         plant.ask(&mut seen);
     }
     let after = plant.offer(0.5, 2_000);
-    assert_eq!(
-        (seen.refused, after.refused),
-        (0, 0),
-        "{}",
-        after.longest_ms
-    );
+    assert_eq!(seen.refused, 0);
+    // Of the thousand that come while the crowd is worked off, and after it.
+    assert!(after.refused <= 1, "{}", after.refused);
 }
 
 #[test]
