@@ -1,12 +1,16 @@
 //! The command line.
 
+mod scale;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use crate::stage::Shape;
+use crate::stage::{Instances, Shape};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use self::scale::{ScaleArgs, ScaleTable};
 
 /// Measures Talaria against a mock upstream
 #[derive(Debug, Parser)]
@@ -34,6 +38,8 @@ pub enum Command {
     Overload(OverloadArgs),
     /// Holds streams whose clients leave and come back, and looks whether anything grows
     Soak(SoakArgs),
+    /// Measures what each part costs, and what a second one of it adds
+    Scale(ScaleArgs),
     /// Shows two files that --json wrote beside each other
     Compare {
         #[arg(value_name = "OLD.json")]
@@ -265,7 +271,7 @@ impl Subject {
         match self {
             Self::Straight | Self::Proxy => None,
             Self::Durable | Self::Ephemeral => Some(Shape::OneProcess),
-            Self::Apart => Some(Shape::Apart),
+            Self::Apart => Some(Shape::Apart(Instances::ONE)),
         }
     }
 }

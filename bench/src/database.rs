@@ -24,6 +24,15 @@ pub struct Written {
     pub wal: i64,
 }
 
+/// What has been committed, as far as the sessions have told; each does so about once a second.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed {
+    /// Also those that only read.
+    pub transactions: i64,
+    /// How often the write-ahead log was forced to the disk. Postgres 18 tells it elsewhere.
+    pub wal_flushes: Option<i64>,
+}
+
 /// How large a database is, and how much it is used.
 pub struct Size {
     pub mib: f64,
@@ -65,6 +74,20 @@ impl Session {
             tables: row.get(0),
             event_log: row.get(1),
             wal: row.get(2),
+        })
+    }
+
+    /// How much has been committed so far.
+    pub async fn committed(&self) -> anyhow::Result<Committed> {
+        const SQL: &str = "
+            -- bench_committed
+            SELECT (SELECT sum(xact_commit)::bigint FROM pg_stat_database),
+                   (SELECT (to_jsonb(w)->>'wal_sync')::bigint FROM pg_stat_wal w)";
+        let row = self.client.query_one(SQL, &[]).await;
+        let row = row.context("reading what was committed")?;
+        Ok(Committed {
+            transactions: row.get(0),
+            wal_flushes: row.get(1),
         })
     }
 

@@ -63,6 +63,7 @@ pub enum Request {
 /// How long one answer took, since its request was sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
+    pub sent: Instant,
     pub first_event: Duration,
     pub first_token: Duration,
     pub whole: Duration,
@@ -196,6 +197,7 @@ pub async fn stream(
     frames.finish(tokens)?;
     let whole = sent.elapsed();
     let sample = Sample {
+        sent,
         first_event: first_event.unwrap_or(whole),
         first_token: first_token.unwrap_or(whole),
         whole,
@@ -219,6 +221,7 @@ pub async fn whole(
         );
     }
     let sample = Sample {
+        sent,
         first_event: whole,
         first_token: whole,
         whole,

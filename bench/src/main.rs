@@ -13,6 +13,7 @@ mod points;
 mod processes;
 mod proxy;
 mod report;
+mod scale;
 mod scenarios;
 mod serve;
 mod soak;
@@ -52,6 +53,10 @@ async fn main() -> ExitCode {
             Some(Command::Soak(args)) => {
                 open_files_as_allowed()?;
                 soak::run(args).await
+            }
+            Some(Command::Scale(args)) => {
+                open_files_as_allowed()?;
+                scale::run(args).await
             }
             None => {
                 open_files_as_allowed()?;

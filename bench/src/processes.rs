@@ -63,6 +63,13 @@ pub fn cpu(group: &Group) -> anyhow::Result<Split<Duration>> {
     })
 }
 
+/// Every process of a server.
+pub fn pids(group: &Group) -> anyhow::Result<Vec<u32>> {
+    let mut pids = group.services.clone();
+    pids.extend(group.postgres_processes(&stats()?));
+    Ok(pids)
+}
+
 /// The memory of a server in KiB, shared pages counted in parts (PSS).
 pub fn memory_kib(group: &Group) -> anyhow::Result<Split<i32>> {
     let postgres = group

@@ -15,12 +15,12 @@ use anyhow::Context;
 use serde::Serialize;
 
 pub use self::compare::comparison;
-pub use self::figures::Figures;
+pub use self::figures::{Figures, Rounds};
 pub use self::listing::Listing;
 pub use self::measure::{Limit, Measure};
 pub use self::table::{aligned, count_shown, shown};
 
-use self::figures::{Measured, MeasuredLimit, Rounds, Targets};
+use self::figures::{Measured, MeasuredLimit, Targets};
 use crate::cli::Subject;
 use crate::machine::MeasuredOn;
 

@@ -19,7 +19,7 @@ use crate::database::Session;
 use crate::machine::MeasuredOn;
 use crate::points::Points;
 use crate::report::write_json;
-use crate::stage::{Shape, Stage, Target};
+use crate::stage::{Instances, Shape, Stage, Target};
 
 /// What must not grow (in MiB, or a number), and how little of a rise is none.
 const STEADY: [(&str, f64); 5] = [
@@ -42,7 +42,7 @@ struct File {
 pub async fn run(args: &SoakArgs) -> anyhow::Result<()> {
     let stage = Stage::set(args.common.server.as_deref(), &[Subject::Straight]).await?;
     let shape = if args.apart {
-        Shape::Apart
+        Shape::Apart(Instances::ONE)
     } else {
         Shape::OneProcess
     };

@@ -1,5 +1,6 @@
 //! The processes that a measurement needs: the mock upstream, the proxy, Talaria.
 
+mod part;
 mod postgres;
 mod process;
 mod talaria;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tokio::process::Command;
 
+pub use self::part::{Instances, Part};
 pub use self::process::Process;
 pub use self::talaria::{Setup, Shape, Talaria};
 
@@ -52,8 +54,9 @@ impl Stage {
         if needs(Shape::OneProcess) {
             stage.one = Some(stage.start_talaria(Shape::OneProcess).await?);
         }
-        if needs(Shape::Apart) {
-            stage.apart = Some(stage.start_talaria(Shape::Apart).await?);
+        if needs(Shape::Apart(Instances::ONE)) {
+            let shape = Shape::Apart(Instances::ONE);
+            stage.apart = Some(stage.start_talaria(shape).await?);
         }
         Ok(stage)
     }
@@ -73,7 +76,7 @@ impl Stage {
     pub fn talaria(&self, subject: Subject) -> Option<&Talaria> {
         match subject.shape()? {
             Shape::OneProcess => self.one.as_ref(),
-            Shape::Apart => self.apart.as_ref(),
+            Shape::Apart(_) => self.apart.as_ref(),
         }
     }
 

@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use super::part::{Instances, Part};
 use super::postgres::Postgres;
 use super::{Process, Target};
 use crate::database::Session;
@@ -19,8 +20,8 @@ use crate::processes::Group;
 pub enum Shape {
     /// `talaria serve`.
     OneProcess,
-    /// Store, orchestrator and gateway, one of each.
-    Apart,
+    /// Stores, orchestrators and gateways, so many of each.
+    Apart(Instances),
 }
 
 /// How a Talaria is set up.
@@ -32,11 +33,18 @@ pub struct Setup {
 
 /// A running Talaria.
 pub struct Talaria {
-    /// The one that clients speak to is the first, and the first to be stopped.
-    services: Vec<Process>,
+    /// In the order in which they are stopped: those that clients speak to first.
+    services: Vec<Service>,
     /// Where the services do not start it themselves.
     postgres: Option<Postgres>,
     data: TempDir,
+}
+
+/// A process that serves.
+struct Service {
+    /// Which part it is; `None` if it is all of them but Postgres.
+    part: Option<Part>,
+    process: Process,
 }
 
 impl Talaria {
@@ -56,53 +64,106 @@ impl Talaria {
         fs::write(config(&data), settings(mock, setup)).context("writing the settings")?;
 
         let data_dir = data.path().to_string_lossy();
+        let whole = Service {
+            part: None,
+            process: start_service(server, &data, &["serve", "--data-dir", &data_dir]).await?,
+        };
         let mut talaria = Self {
-            services: vec![
-                start_service(server, &data, &["serve", "--data-dir", &data_dir]).await?,
-            ],
+            services: vec![whole],
             postgres: None,
             data,
         };
-        if setup.shape == Shape::Apart {
-            talaria.take_apart(server).await?;
+        if let Shape::Apart(instances) = setup.shape {
+            talaria.take_apart(server, instances).await?;
         }
         Ok(talaria)
     }
 
-    /// Goes on with the same database and a process for each service.
-    async fn take_apart(&mut self, server: &Path) -> anyhow::Result<()> {
+    /// Goes on with the same database and processes of its own for each service.
+    async fn take_apart(&mut self, server: &Path, instances: Instances) -> anyhow::Result<()> {
         for service in self.services.drain(..) {
-            service.stop().await?;
+            service.process.stop().await?;
         }
         self.postgres = Some(Postgres::start(self.data.path()).await?);
         self.connect().await?;
 
         let host = self.socket().to_string_lossy().replace('/', "%2F");
         let database = format!("postgres://talaria@{host}/postgres");
-        let store = ["store", "--database-url", &database];
-        let store = start_service(server, &self.data, &store).await?;
-        let store_url = format!("http://{}", store.address);
-        let orchestrator = ["orchestrator", "--store", &store_url];
-        let orchestrator = start_service(server, &self.data, &orchestrator).await?;
-        let orchestrator_url = format!("http://{}", orchestrator.address);
-        let gateway = [
-            "gateway",
-            "--store",
-            &store_url,
-            "--orchestrator",
-            &orchestrator_url,
-        ];
-        let gateway = start_service(server, &self.data, &gateway).await?;
-        self.services = vec![gateway, orchestrator, store];
+        let options = ["--database-url", &database];
+        self.start_part(server, Part::Store, instances.stores, &options)
+            .await?;
+        let stores = self.urls(Part::Store);
+        let options = ["--store", &stores];
+        self.start_part(
+            server,
+            Part::Orchestrator,
+            instances.orchestrators,
+            &options,
+        )
+        .await?;
+        let orchestrators = self.urls(Part::Orchestrator);
+        let options = ["--store", &stores, "--orchestrator", &orchestrators];
+        self.start_part(server, Part::Gateway, instances.gateways, &options)
+            .await
+    }
+
+    /// Starts so many processes of one part, which are to be stopped before those that there are.
+    async fn start_part(
+        &mut self,
+        server: &Path,
+        part: Part,
+        count: u32,
+        options: &[&str],
+    ) -> anyhow::Result<()> {
+        for _ in 0..count {
+            let mut arguments = vec![part.name()];
+            arguments.extend(options);
+            let service = Service {
+                part: Some(part),
+                process: start_service(server, &self.data, &arguments).await?,
+            };
+            self.services.insert(0, service);
+        }
         Ok(())
+    }
+
+    /// Where other parts reach all processes of this one.
+    fn urls(&self, part: Part) -> String {
+        let of_part = |service: &&Service| service.part == Some(part);
+        let url = |service: &Service| format!("http://{}", service.process.address);
+        let urls: Vec<String> = self.services.iter().filter(of_part).map(url).collect();
+        urls.join(",")
+    }
+
+    /// The processes of one part; none if it is not apart from the others.
+    pub fn part(&self, part: Part) -> Group {
+        let services = self.services.iter();
+        Group {
+            services: services
+                .filter(|service| service.part == Some(part))
+                .map(|service| service.process.pid)
+                .collect(),
+            postgres: (part == Part::Postgres)
+                .then(|| self.postgres.as_ref().map(|postgres| postgres.pid))
+                .flatten(),
+        }
+    }
+
+    /// Where clients reach it: all its gateways.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let services = self.services.iter();
+        services
+            .filter(|service| matches!(service.part, None | Some(Part::Gateway)))
+            .map(|service| service.process.address)
+            .collect()
     }
 
     /// Where clients reach it, and what it consists of.
     pub fn target(&self) -> Target {
         Target {
-            address: self.services[0].address,
+            address: self.services[0].process.address,
             group: Group {
-                services: self.services.iter().map(|service| service.pid).collect(),
+                services: self.services.iter().map(|it| it.process.pid).collect(),
                 postgres: self.postgres.as_ref().map(|postgres| postgres.pid),
             },
         }
@@ -125,7 +186,7 @@ impl Talaria {
 
     pub async fn stop(self) -> anyhow::Result<()> {
         for service in self.services {
-            service.stop().await?;
+            service.process.stop().await?;
         }
         match self.postgres {
             Some(postgres) => postgres.stop().await,
