@@ -13,7 +13,7 @@ use talaria_runtime::link;
 use tonic::{Code, Status, Streaming};
 
 use crate::error::ApiError;
-use crate::follow::{Follow, in_time, within};
+use crate::follow::{Follow, in_time, read_end, within};
 use crate::orchestrators::Runs;
 use crate::{Gateway, Tenant};
 
@@ -138,7 +138,10 @@ pub async fn final_response(
         () = gateway.stop.cancelled() => Err(Status::unavailable("stopping")),
     };
     match last.map(|last| last.and_then(|last| last.message)) {
-        Ok(Some(Message::Final(response))) => Ok(response),
+        Ok(Some(Message::Final(response))) => {
+            read_end(updates).await;
+            Ok(response)
+        }
         _ if created.store => wait_for_end(gateway, tenant, created.id).await,
         _ => Err(ApiError::unavailable(
             "orchestrator_unavailable",

@@ -37,6 +37,9 @@ pub struct Follow {
     ended: bool,
 }
 
+/// How long the end of a stream may take after its last message.
+const END: Duration = Duration::from_millis(100);
+
 enum Source {
     /// The stream of the call that started the run.
     Started(Streaming<StartRunResponse>),
@@ -96,6 +99,13 @@ impl Follow {
                     self.source = Source::Pausing;
                 }
             }
+        }
+        let source = std::mem::replace(&mut self.source, Source::Behind);
+        match source {
+            Source::Started(stream) => read_end(stream).await,
+            Source::Live(stream) => read_end(stream).await,
+            Source::Log(stream) => read_end(stream).await,
+            Source::Behind | Source::CaughtUp | Source::Pausing => {}
         }
         None
     }
@@ -200,6 +210,15 @@ impl Follow {
     fn reads_log(&self) -> bool {
         matches!(self.source, Source::Log(_))
     }
+}
+
+/// Reads the end of a stream that has said all that it has to say.
+///
+/// HTTP/2 resets a stream that is dropped before it, and a connection on which too many are reset is closed (h2:
+/// `too_many_internal_resets`).
+pub async fn read_end<T>(mut stream: Streaming<T>) {
+    // Whatever it says now, or does not say in time, changes nothing.
+    let _ = tokio::time::timeout(END, stream.message()).await;
 }
 
 /// Bounds the beginning of a call.
