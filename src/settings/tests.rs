@@ -160,7 +160,7 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
         },
         runs: Runs {
             max_concurrent: 256,
-            overload_delay: 10ms,
+            overload_delay: 0ns,
             lease: 10s,
             drain: 30s,
             max_attempts: 3,
