@@ -32,7 +32,7 @@ const TRIES_TO_BEGIN: usize = 3;
 /// How often one tries that may wait.
 const TRIES_TO_WAIT: usize = 10;
 /// The epoch under which the first owner of a run writes.
-pub const FIRST_EPOCH: i32 = 1;
+const FIRST_EPOCH: i32 = 1;
 
 /// Runs that wait in one conversation's line at most.
 const LONGEST_LINE: u32 = 1000;

@@ -186,7 +186,8 @@ const RUNS_ADMIT: &str = "
     JOIN response_made USING (id)
     RETURNING response_id, epoch, last_seq";
 
-/// The same for runs of no conversation. The database takes half the time for it, and a client waits for each.
+/// The same for runs of no conversation, for which the database takes 0.14 instead of 0.18 ms (one run, planned and executed);
+/// a client waits for each. What is inserted must stay the same in both.
 const RUNS_ADMIT_ALONE: &str = "
     -- runs_admit_alone
     WITH run AS (

@@ -3,6 +3,7 @@
 use prost::Message as _;
 use talaria_proto::v1::{Response, Turn};
 use talaria_runtime::failpoint;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::append::{Append, outcomes};
@@ -22,6 +23,18 @@ pub struct Finish {
 impl Finish {
     pub fn status(&self) -> i16 {
         i16::try_from(self.response.status).unwrap_or_default()
+    }
+
+    pub fn packed_events(&self) -> Vec<u8> {
+        codec::pack(self.append.events.encoded())
+    }
+
+    pub fn packed_response(&self) -> Vec<u8> {
+        codec::pack(&self.response.encode_to_vec())
+    }
+
+    pub fn packed_turn(&self) -> Vec<u8> {
+        codec::pack(&self.turn.encode_to_vec())
     }
 }
 
@@ -89,35 +102,32 @@ async fn runs_finish(database: &Database, batch: &[Finish]) -> Result<Vec<Outcom
     let epochs: Vec<i32> = batch.iter().map(|end| end.append.epoch).collect();
     let firsts: Vec<i64> = batch.iter().map(|end| end.append.first_seq).collect();
     let lasts: Vec<i64> = batch.iter().map(|end| end.append.last_seq()).collect();
-    let chunks: Vec<Vec<u8>> = batch
-        .iter()
-        .map(|end| codec::pack(end.append.events.encoded()))
-        .collect();
+    let chunks: Vec<Vec<u8>> = batch.iter().map(Finish::packed_events).collect();
     let statuses: Vec<i16> = batch.iter().map(Finish::status).collect();
-    let finals: Vec<Vec<u8>> = batch
-        .iter()
-        .map(|end| codec::pack(&end.response.encode_to_vec()))
-        .collect();
-    let turns: Vec<Vec<u8>> = batch
-        .iter()
-        .map(|end| codec::pack(&end.turn.encode_to_vec()))
-        .collect();
+    let finals: Vec<Vec<u8>> = batch.iter().map(Finish::packed_response).collect();
+    let turns: Vec<Vec<u8>> = batch.iter().map(Finish::packed_turn).collect();
+    let params: [&(dyn ToSql + Sync); 8] = [
+        &ids, &epochs, &firsts, &lasts, &chunks, &statuses, &finals, &turns,
+    ];
+    write_ends(database, SQL, &params, batch.iter()).await
+}
+
+/// Runs a statement that writes ends and returns the chunks that it stored; answers what became of each.
+pub async fn write_ends<'a>(
+    database: &Database,
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+    ends: impl Iterator<Item = &'a Finish>,
+) -> Result<Vec<Outcome>, Error> {
     if failpoint::hit("finish.before").await {
         return Err(Error::Deadline);
     }
     let connection = database.connection().await?;
-    let rows = query(
-        &connection,
-        SQL,
-        &[
-            &ids, &epochs, &firsts, &lasts, &chunks, &statuses, &finals, &turns,
-        ],
-    )
-    .await?;
+    let rows = query(&connection, sql, params).await?;
     if failpoint::hit("finish.after_commit_before_reply").await {
         return Err(Error::Deadline.after_commit());
     }
-    outcomes(&connection, &rows, batch.iter().map(|end| &end.append))
+    outcomes(&connection, &rows, ends.map(|end| &end.append))
         .await
         .map_err(Error::after_commit)
 }

@@ -1,16 +1,13 @@
 //! `runs_store_whole`: runs that ended before they were admitted.
 
-use prost::Message as _;
 use talaria_proto::v1::AdmitRunRequest;
-use talaria_runtime::failpoint;
+use tokio_postgres::types::ToSql;
 use tonic::Status;
 use uuid::Uuid;
 
 use crate::admit::Admit;
-use crate::append::outcomes;
-use crate::codec;
-use crate::database::{Database, Error, query};
-use crate::finish::Finish;
+use crate::database::{Database, Error};
+use crate::finish::{Finish, write_ends};
 use crate::lane::{Job, Outcome};
 use crate::parse;
 
@@ -94,35 +91,14 @@ async fn runs_store_whole(database: &Database, batch: &[Whole]) -> Result<Vec<Ou
     let tenants: Vec<&str> = admits().map(|run| run.tenant.as_str()).collect();
     let statuses: Vec<i16> = ends().map(Finish::status).collect();
     let lasts: Vec<i64> = ends().map(|end| end.append.last_seq()).collect();
-    let chunks: Vec<Vec<u8>> = ends()
-        .map(|end| codec::pack(end.append.events.encoded()))
-        .collect();
+    let chunks: Vec<Vec<u8>> = ends().map(Finish::packed_events).collect();
     let parents: Vec<Option<Uuid>> = admits().map(|run| run.parent_turn).collect();
     let sessions: Vec<Option<&str>> = admits().map(|run| run.session.as_deref()).collect();
     let models: Vec<&str> = admits().map(|run| run.model.as_str()).collect();
-    let finals: Vec<Vec<u8>> = ends()
-        .map(|end| codec::pack(&end.response.encode_to_vec()))
-        .collect();
-    let turns: Vec<Vec<u8>> = ends()
-        .map(|end| codec::pack(&end.turn.encode_to_vec()))
-        .collect();
-    if failpoint::hit("finish.before").await {
-        return Err(Error::Deadline);
-    }
-    let connection = database.connection().await?;
-    let rows = query(
-        &connection,
-        SQL,
-        &[
-            &ids, &tenants, &statuses, &lasts, &chunks, &parents, &sessions, &models, &finals,
-            &turns,
-        ],
-    )
-    .await?;
-    if failpoint::hit("finish.after_commit_before_reply").await {
-        return Err(Error::Deadline.after_commit());
-    }
-    outcomes(&connection, &rows, ends().map(|end| &end.append))
-        .await
-        .map_err(Error::after_commit)
+    let finals: Vec<Vec<u8>> = ends().map(Finish::packed_response).collect();
+    let turns: Vec<Vec<u8>> = ends().map(Finish::packed_turn).collect();
+    let params: [&(dyn ToSql + Sync); 10] = [
+        &ids, &tenants, &statuses, &lasts, &chunks, &parents, &sessions, &models, &finals, &turns,
+    ];
+    write_ends(database, SQL, &params, ends()).await
 }

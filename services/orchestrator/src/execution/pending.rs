@@ -97,24 +97,27 @@ impl Pending {
 
     /// Admits the run and writes its end, both or neither: `events` are all it has. Returns when it is durable.
     pub async fn finish(
-        self,
+        mut self,
         journal: &Journal,
         events: &[Event],
         finish: FinishRunRequest,
     ) -> Result<(), Left> {
+        // Only who executes a run needs its request.
+        let request = self.admission.request.replace(RunRequest::default());
         let whole = FinishRunRequest {
-            // Only who executes a run needs its request.
-            admission: Some(AdmitRunRequest {
-                request: Some(RunRequest::default()),
-                ..self.admission.clone()
-            }),
-            ..finish.clone()
+            admission: Some(self.admission.clone()),
+            ..finish
         };
         let finished = insist(journal, self.limit, || journal.finish_once(whole.clone()));
         match finished.await {
             // A store of an earlier version does not see the admission, and knows of no such run.
             Err(refusal) if Reason::of(refusal.status()) == Some(Reason::RunLost) => {
                 let maybe_stored = !matches!(refusal, Refusal::Refused(_));
+                self.admission.request = request;
+                let finish = FinishRunRequest {
+                    admission: None,
+                    ..whole
+                };
                 self.finish_in_two(maybe_stored, journal, events, finish)
                     .await
             }
