@@ -3,7 +3,9 @@
 mod agents;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -24,9 +26,11 @@ use crate::settings::{
     ChatDisconnect, CorsOrigins, Keeping, OnBrokenStream, OnTimeout, Server, Settings,
 };
 
-/// How long gRPC calls may take to end when their server stops.
 /// How long the names of the stores may be unknown at the start.
 const NAMES: Duration = Duration::from_mins(1);
+/// Runs that may begin at a time, for each processor, where no number is set: that many short ones keep it busy.
+const STARTING_PER_PROCESSOR: usize = 16;
+/// How long gRPC calls may take to end when their server stops.
 const GRPC_GRACE: Duration = Duration::from_secs(5);
 
 /// All three services in this process.
@@ -285,7 +289,10 @@ fn orchestrator_config(
         agents: agents.collect::<anyhow::Result<_>>()?,
         strict_models: settings.strict_models,
         max_concurrent: settings.runs.max_concurrent as usize,
-        overload_delay: settings.runs.overload_delay,
+        max_starting: settings.runs.max_starting.map_or_else(
+            || STARTING_PER_PROCESSOR * available_parallelism().map_or(1, NonZeroUsize::get),
+            |most| most.get() as usize,
+        ),
         on_broken_stream: match settings.runs.on_broken_stream {
             OnBrokenStream::Continue => talaria_orchestrator::OnBrokenStream::Continue,
             OnBrokenStream::Fail => talaria_orchestrator::OnBrokenStream::Fail,

@@ -37,8 +37,6 @@ use self::server::{loopback, secret, server, service_address};
 use self::sources::{Sources, flag, required};
 use self::tools::{mcp_servers, request_mcp};
 
-/// Nothing is refused for being late: it has not been shown that this helps more than it costs.
-const OVERLOAD_DELAY: Duration = Duration::ZERO;
 const APPROVAL_TIMEOUT: Duration = Duration::from_hours(24);
 const ORCHESTRATOR_PORT: u16 = 8643;
 const STORE_PORT: u16 = 8644;
@@ -110,8 +108,8 @@ pub enum Database {
 pub struct Runs {
     /// How many one orchestrator executes at a time.
     pub max_concurrent: u32,
-    /// How late one orchestrator may be before it refuses a part of the new runs; zero: however late.
-    pub overload_delay: Duration,
+    /// How many begin at a time at one orchestrator; others wait a moment, and are refused then. None: by its processors.
+    pub max_starting: Option<NonZeroU32>,
     pub lease: Duration,
     /// How long a run may go on after the process was asked to stop.
     pub drain: Duration,
@@ -364,9 +362,7 @@ fn runs(sources: &Sources<'_>) -> Runs {
     let section = sources.file.map(|file| &file.content.runs);
     Runs {
         max_concurrent: number(section.and_then(|runs| runs.max_concurrent), 256),
-        overload_delay: section
-            .and_then(|runs| runs.overload_delay_ms)
-            .map_or(OVERLOAD_DELAY, |ms| Duration::from_millis(ms.into())),
+        max_starting: section.and_then(|runs| runs.max_starting),
         lease: seconds(
             section.and_then(|runs| runs.lease_seconds),
             Duration::from_secs(10),

@@ -219,7 +219,7 @@ async fn detailed_health_shows_the_runs_and_which_part_is_away() -> anyhow::Resu
             "status": "ok",
             "active_api_runs": 1,
             "max_concurrent_runs": 256,
-            "refused_percent": 0,
+            "starting_runs": 0,
             "refused_runs": 0,
             "process_completions": 0,
             "active_delegations": 0

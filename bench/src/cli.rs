@@ -110,6 +110,9 @@ pub struct OverloadArgs {
     /// For how long
     #[arg(long, default_value = "10")]
     pub seconds: u16,
+    /// `runs.max_starting` of the server [default: its own]
+    #[arg(long)]
+    pub max_starting: Option<u32>,
     #[command(flatten)]
     pub common: Common,
 }

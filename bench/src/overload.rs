@@ -40,6 +40,7 @@ pub async fn run(args: &OverloadArgs) -> anyhow::Result<()> {
     let setup = Setup {
         shape: Shape::OneProcess,
         max_concurrent: None,
+        max_starting: args.max_starting,
     };
     let talaria = stage.start_talaria_with(&setup).await?;
     let target = talaria.target();

@@ -102,6 +102,7 @@ impl Stage {
         self.start_talaria_with(&Setup {
             shape,
             max_concurrent: Some(8192),
+            max_starting: None,
         })
         .await
     }

@@ -59,8 +59,7 @@ async fn status_of_all(gateway: &Gateway) -> Option<GetStatusResponse> {
         active_runs: one.active_runs.saturating_add(other.active_runs),
         max_concurrent: one.max_concurrent.saturating_add(other.max_concurrent),
         draining: one.draining && other.draining,
-        // As clients see it: who is refused by one is sent to the next.
-        refused_percent: one.refused_percent.min(other.refused_percent),
+        starting_runs: one.starting_runs.saturating_add(other.starting_runs),
         refused_runs: one.refused_runs.saturating_add(other.refused_runs),
     })
 }
@@ -105,7 +104,7 @@ fn details(seen: &Seen, pid: u32) -> Value {
                     "status": check(seen.orchestrator.is_some()),
                     "active_api_runs": active,
                     "max_concurrent_runs": seen.orchestrator.map(|status| status.max_concurrent),
-                    "refused_percent": seen.orchestrator.map(|status| status.refused_percent),
+                    "starting_runs": seen.orchestrator.map(|status| status.starting_runs),
                     "refused_runs": seen.orchestrator.map(|status| status.refused_runs),
                     "process_completions": 0,
                     "active_delegations": 0,

@@ -64,7 +64,7 @@ pub struct Store {
 #[serde(deny_unknown_fields, default)]
 pub struct Runs {
     pub max_concurrent: Option<NonZeroU32>,
-    pub overload_delay_ms: Option<u32>,
+    pub max_starting: Option<NonZeroU32>,
     pub lease_seconds: Option<NonZeroU64>,
     pub drain_seconds: Option<u64>,
     pub max_steps: Option<NonZeroU32>,

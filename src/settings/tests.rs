@@ -28,7 +28,7 @@ event_retention_hours = 0
 
 [runs]
 max_concurrent = 8
-overload_delay_ms = 40
+max_starting = 40
 lease_seconds = 20
 drain_seconds = 0
 max_steps = 10
@@ -160,7 +160,7 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
         },
         runs: Runs {
             max_concurrent: 256,
-            overload_delay: 0ns,
+            max_starting: None,
             lease: 10s,
             drain: 30s,
             max_attempts: 3,
@@ -256,7 +256,9 @@ fn a_full_file_says_how_the_process_runs() {
     insta::assert_debug_snapshot!(settings.runs, @"
     Runs {
         max_concurrent: 8,
-        overload_delay: 40ms,
+        max_starting: Some(
+            40,
+        ),
         lease: 20s,
         drain: 0ns,
         max_attempts: 1,
@@ -566,7 +568,7 @@ fn a_wrong_key_of_the_file_is_named_in_one_line() {
     TALARIA_API_KEY: a key of at least 16 characters is required, because 0.0.0.0:1 from server.listen in talaria.toml can be reached from other machines
     talaria.toml, line 2: expected a string or a list of strings in `server.cors_origins`
     talaria.toml, line 3: invalid value: integer `0`, expected a nonzero u32 in `runs.max_steps`
-    talaria.toml, line 2: unknown field `max_step`, expected one of `max_concurrent`, `overload_delay_ms`, `lease_seconds`, `drain_seconds`, `max_steps`, `max_total_tokens`, `max_run_seconds`, `max_attempts`, `on_broken_stream`, `approval_timeout_seconds`, `approval_on_timeout` in `runs`
+    talaria.toml, line 2: unknown field `max_step`, expected one of `max_concurrent`, `max_starting`, `lease_seconds`, `drain_seconds`, `max_steps`, `max_total_tokens`, `max_run_seconds`, `max_attempts`, `on_broken_stream`, `approval_timeout_seconds`, `approval_on_timeout` in `runs`
     talaria.toml, line 1: unclosed array table, expected `]`
     talaria.toml, line 2: invalid value: integer `-1`, expected u32 in `store.retention_days`
     talaria.toml, line 2: unknown variant `stay`, expected `detach` or `cancel` in `server.chat_disconnect`

@@ -27,8 +27,11 @@ pub enum Shape {
 /// How a Talaria is set up.
 pub struct Setup {
     pub shape: Shape,
-    /// `runs.max_concurrent`, and then nothing is refused for being late either; Talaria's own defaults if there is none.
+    /// `runs.max_concurrent`, and as many may begin at a time where nothing else is said; Talaria's own defaults if there is
+    /// none.
     pub max_concurrent: Option<u32>,
+    /// `runs.max_starting`.
+    pub max_starting: Option<u32>,
 }
 
 /// A running Talaria.
@@ -221,13 +224,15 @@ fn config(data: &TempDir) -> PathBuf {
 }
 
 fn settings(mock: SocketAddr, setup: &Setup) -> String {
-    let runs = setup
-        .max_concurrent
-        .map(|count| format!("max_concurrent = {count}\noverload_delay_ms = 0"))
-        .unwrap_or_default();
+    let set = |name: &str, value: Option<u32>| {
+        value.map_or_else(String::new, |value| format!("{name} = {value}"))
+    };
+    let concurrent = set("max_concurrent", setup.max_concurrent);
+    let starting = set("max_starting", setup.max_starting.or(setup.max_concurrent));
     format!(
         r#"[runs]
-{runs}
+{concurrent}
+{starting}
 
 [[agents]]
 name = "bench"

@@ -4,9 +4,8 @@ mod appends;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use prost::Message as _;
 use talaria_proto::v1::store_service_client::StoreServiceClient;
 use talaria_proto::v1::{
     AppendEventsRequest, ApprovalDecision, AwaitApprovalsRequest, FinishRunRequest,
@@ -17,7 +16,6 @@ use tonic::{Code, Status};
 
 use self::appends::Appends;
 use crate::admission::is_unknown;
-use crate::overload::StorePace;
 
 /// How long one call to the store may take.
 const CALL: Duration = Duration::from_secs(15);
@@ -33,7 +31,6 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 pub struct Journal {
     client: StoreServiceClient<Link>,
     appends: Appends,
-    pace: Arc<StorePace>,
     /// The last write was not answered.
     unanswered: Arc<AtomicBool>,
 }
@@ -50,19 +47,15 @@ pub enum Lost {
 
 impl Journal {
     /// A journal, and what sends the appends that may wait for others: it has to be polled.
-    pub fn new(
-        link: Link,
-        pace: Arc<StorePace>,
-    ) -> (Self, impl Future<Output = ()> + Send + use<>) {
+    pub fn new(link: Link) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let client = StoreServiceClient::new(link)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let (appends, sending) = Appends::new(client.clone(), Arc::clone(&pace));
+        let (appends, sending) = Appends::new(client.clone());
         let unanswered = Arc::default();
         let journal = Self {
             client,
             appends,
-            pace,
             unanswered,
         };
         (journal, sending)
@@ -111,13 +104,7 @@ impl Journal {
 
     /// The same in one try, without a deadline.
     pub async fn finish_once(&self, finish: FinishRunRequest) -> Result<(), Status> {
-        let is_small = finish.encoded_len() <= GATHERED_BYTES;
-        let sent = Instant::now();
-        self.client().finish_run(finish).await?;
-        if is_small {
-            self.pace.note(Instant::now(), sent.elapsed());
-        }
-        Ok(())
+        self.client().finish_run(finish).await.map(drop)
     }
 
     /// Makes a run wait for people, as nobody's; or answers with what they decided.

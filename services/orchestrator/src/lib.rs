@@ -46,8 +46,8 @@ pub struct Config {
     pub strict_models: bool,
     /// Runs at a time; more are refused.
     pub max_concurrent: usize,
-    /// How late the process may be before a part of the new runs is refused; zero: never.
-    pub overload_delay: Duration,
+    /// Runs that begin at a time: others wait for them for a moment, and are refused then.
+    pub max_starting: usize,
     /// What becomes of a step whose answer broke off after something of it was shown.
     pub on_broken_stream: OnBrokenStream,
     /// How long people are waited for, and what it means if none comes.

@@ -25,18 +25,19 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::active::{ActiveRun, ActiveRuns};
+use crate::admission::may_wait;
 use crate::agents::Agents;
 use crate::execution::{Execution, Left, Sink};
 use crate::feed::{Feed, Next, Subscription};
 use crate::fence::Fence;
 use crate::journal::Journal;
 use crate::lease::Keeper;
-use crate::overload::{self, Overload};
+use crate::overload::Beginnings;
 use crate::panics::Panics;
 use crate::peers::Calls;
 use crate::released::Released;
 use crate::request_mcp::{KeptCredentials, take_credentials};
-use crate::start::{Asking, Updates, start_ephemeral, start_stored};
+use crate::start::{Asking, Updates, overloaded, start_ephemeral, start_stored};
 use crate::unheard::{AllUnheard, Then, Unheard};
 use crate::{Config, approval, cancel, claims, lease, peers, unheard, upstreams};
 
@@ -71,7 +72,7 @@ pub struct Shared {
     pub incarnation: Uuid,
     pub started_at: i64,
     pub places: Arc<Semaphore>,
-    pub overload: Overload,
+    pub beginnings: Beginnings,
     pub tasks: TaskTracker,
     /// Renews the lease, for as long as anything runs under it.
     pub lease_keeper: TaskTracker,
@@ -104,8 +105,7 @@ impl Orchestrator {
         store: Link,
         renewals: impl FnOnce() -> Result<Link, E> + Send + 'static,
     ) -> Result<Self, StartError> {
-        let pace = Arc::new(overload::pace(config.overload_delay));
-        let (journal, sending) = Journal::new(store, Arc::clone(&pace));
+        let (journal, sending) = Journal::new(store);
         let shared = Arc::new(Shared {
             agents: Agents::new(&config.agents, config.strict_models)?,
             journal,
@@ -114,7 +114,7 @@ impl Orchestrator {
             incarnation: ids::new_id(),
             started_at: clock::unix_seconds(),
             places: Arc::new(Semaphore::new(config.max_concurrent)),
-            overload: Overload::new(config.overload_delay),
+            beginnings: Beginnings::new(config.max_starting),
             tasks: TaskTracker::new(),
             lease_keeper: TaskTracker::new(),
             nudge: Notify::new(),
@@ -137,8 +137,8 @@ impl Orchestrator {
         let looking = async move { tokio::join!(claims::run(&looker), peers::watch_all(&looker)) };
         let looking = shared.idle.clone().run_until_cancelled_owned(looking);
         shared.lease_keeper.spawn(looking);
-        let late = Arc::clone(&shared);
-        let watching = async move { late.overload.watch(&pace).await };
+        let watched = Arc::clone(&shared);
+        let watching = async move { watched.beginnings.watch().await };
         let watching = shared.idle.clone().run_until_cancelled_owned(watching);
         shared.lease_keeper.spawn(watching);
         // What still writes when nothing runs here any more has to stop.
@@ -361,6 +361,11 @@ impl RunService for Orchestrator {
         }
         if run.store {
             self.shared.until_open().await?;
+            // What is sure to be refused costs least here.
+            let is_new = idempotency.is_none() && !may_wait(&run);
+            if is_new && self.shared.beginnings.turns_away() {
+                return Err(overloaded());
+            }
             let asking = Asking {
                 tenant,
                 request: run,
@@ -441,13 +446,13 @@ impl RunService for Orchestrator {
     ) -> Result<Response<GetStatusResponse>, Status> {
         let max = self.shared.config.max_concurrent;
         let taken = self.shared.running();
-        let (refused_percent, refused_runs) = self.shared.overload.status();
+        let beginnings = &self.shared.beginnings;
         Ok(Response::new(GetStatusResponse {
             active_runs: u32::try_from(taken).unwrap_or(u32::MAX),
             max_concurrent: u32::try_from(max).unwrap_or(u32::MAX),
             draining: self.shared.draining.is_cancelled(),
-            refused_percent,
-            refused_runs,
+            starting_runs: u32::try_from(beginnings.count()).unwrap_or(u32::MAX),
+            refused_runs: beginnings.refused(),
         }))
     }
 }

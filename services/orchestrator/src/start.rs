@@ -22,20 +22,29 @@ pub use self::stored::{Asking, start_stored};
 /// What a caller is told about a run it started.
 pub type Updates = BoxStream<'static, Result<StartRunResponse, Status>>;
 
-/// A place for a new run, unless there is none or the process has too much to do.
-fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, Status> {
-    let running = shared.running();
+/// What a new run is given.
+struct Room {
+    /// For as long as it runs.
+    place: OwnedSemaphorePermit,
+    /// For as long as it begins.
+    beginning: OwnedSemaphorePermit,
+}
+
+/// Room for a new run, unless there is none or too many begin.
+async fn room(shared: &Shared) -> Result<Room, Status> {
     let place = Arc::clone(&shared.places)
         .try_acquire_owned()
         .map_err(|_| {
             let max = shared.config.max_concurrent;
             Reason::RateLimitExceeded.status(format!("Too many concurrent runs (max {max})"))
         })?;
-    if !shared.overload.admits(running) {
-        let message = "The server is overloaded, try again in a moment.";
-        return Err(Reason::RateLimitExceeded.status(message));
-    }
-    Ok(place)
+    let beginning = shared.beginnings.enter().await.ok_or_else(overloaded)?;
+    Ok(Room { place, beginning })
+}
+
+/// What a run is told that may not begin.
+pub fn overloaded() -> Status {
+    Reason::RateLimitExceeded.status("The server is overloaded, try again in a moment.")
 }
 
 /// What a request gives besides its input, as one object.

@@ -208,14 +208,14 @@ impl Stack {
         } else {
             "upstream = \"main\"\n"
         };
-        // A debug build on a busy machine is late, which is not what most tests are about.
-        let overload = if options.runs.contains("overload_delay_ms") {
+        // A debug build on a busy machine is slow, which is not what most tests are about.
+        let starting = if options.runs.contains("max_starting") {
             ""
         } else {
-            "overload_delay_ms = 0\n"
+            "max_starting = 1000\n"
         };
         let config = format!(
-            "[server]\n{}\n[store]\n{}\n[runs]\n{overload}{}\n\
+            "[server]\n{}\n[store]\n{}\n[runs]\n{starting}{}\n\
              [[agents]]\nname = \"agent\"\nmodel = \"scripted\"\n{main}{}\n\
              [upstreams.main]\nkind = \"{kind}\"\nbase_url = \"{}\"\n{}\n",
             options.server,

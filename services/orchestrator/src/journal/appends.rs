@@ -3,7 +3,6 @@
 //! A token of each of a hundred streams would be a hundred calls; what they do is the same for all. The store gathers
 //! those of several processes once more.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -18,7 +17,6 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::within;
-use crate::overload::StorePace;
 
 /// How long appends gather: a call, and the statement that comes of it, cost far more than an append in it. Longer, the
 /// more there are, so that a few streams are quick and many are cheap: the shortest, more for each append, the longest.
@@ -50,12 +48,9 @@ type Reply = oneshot::Sender<Result<(), Status>>;
 
 impl Appends {
     /// Where to hand them in, and what sends them: it has to be polled, and ends when the last handle is dropped.
-    pub fn new(
-        client: StoreServiceClient<Link>,
-        pace: Arc<StorePace>,
-    ) -> (Self, impl Future<Output = ()> + Send) {
+    pub fn new(client: StoreServiceClient<Link>) -> (Self, impl Future<Output = ()> + Send) {
         let (jobs, queue) = mpsc::channel(QUEUED);
-        (Self(jobs), send_all(client, pace, queue))
+        (Self(jobs), send_all(client, queue))
     }
 
     /// Hands in an append, and answers what the store answers. Dropping this takes it back, unless it was sent.
@@ -68,11 +63,7 @@ impl Appends {
     }
 }
 
-async fn send_all(
-    client: StoreServiceClient<Link>,
-    pace: Arc<StorePace>,
-    mut queue: mpsc::Receiver<Job>,
-) {
+async fn send_all(client: StoreServiceClient<Link>, mut queue: mpsc::Receiver<Job>) {
     let mut calls = FuturesUnordered::new();
     let mut first = None;
     let mut next_begin = Instant::now();
@@ -87,7 +78,7 @@ async fn send_all(
             () = tokio::time::sleep_until(next_begin), if first.is_some() => {
                 let jobs = gather(first.take(), &mut queue);
                 next_begin = Instant::now() + pace_after(jobs.len());
-                calls.push(send(client.clone(), &pace, jobs));
+                calls.push(send(client.clone(), jobs));
             }
         }
     }
@@ -117,7 +108,7 @@ fn gather(first: Option<Job>, queue: &mut mpsc::Receiver<Job>) -> Vec<Job> {
 }
 
 /// Sends them in one call, and tells each what became of it.
-async fn send(mut client: StoreServiceClient<Link>, store: &StorePace, jobs: Vec<Job>) {
+async fn send(mut client: StoreServiceClient<Link>, jobs: Vec<Job>) {
     let (appends, mut replies): (Vec<_>, Vec<_>) = jobs
         .into_iter()
         .map(|job| (job.append, Some(job.reply)))
@@ -126,7 +117,6 @@ async fn send(mut client: StoreServiceClient<Link>, store: &StorePace, jobs: Vec
         return;
     }
     let request = AppendBatchRequest { appends };
-    let sent = Instant::now();
     let answer = match within(CALL, client.append_batch(request.clone())).await {
         Err(status) if status.code() == Code::Unimplemented => {
             each_by_itself(&client, request.appends, replies).await;
@@ -137,7 +127,6 @@ async fn send(mut client: StoreServiceClient<Link>, store: &StorePace, jobs: Vec
     // Whoever waited may have gone.
     match answer {
         Ok(answer) => {
-            store.note(Instant::now().into_std(), sent.elapsed());
             for failure in answer.into_inner().failures {
                 let place = usize::try_from(failure.index).unwrap_or(usize::MAX);
                 if let Some(reply) = replies.get_mut(place).and_then(Option::take) {

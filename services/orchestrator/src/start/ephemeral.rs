@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::stream::{self, Stream, StreamExt};
@@ -11,11 +12,12 @@ use talaria_proto::v1::start_run_response::Message;
 use talaria_proto::v1::{EventChunk, Follow, RunRequest, StartRunResponse};
 use talaria_runtime::{clock, ids};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
-use super::{Updates, admitted, choice, message, parameters, place};
+use super::{Room, Updates, admitted, choice, message, parameters, room};
 use crate::admission::{Admission, Admitted, Asked, Limit, admit};
 use crate::execution::{Asking, Ephemeral, Execution, Listings, Sink, Starts};
 use crate::request_mcp::{Credentials, check_labels, servers};
@@ -23,6 +25,10 @@ use crate::service::Shared;
 
 /// Messages of an ephemeral run that its caller has not read yet; then the run waits.
 const EPHEMERAL_MESSAGES: usize = 16;
+
+/// For how long a run counts as one that begins, unless it ends before: about as long as the admission of one that is stored
+/// gathers its first events.
+const BEGINNING: Duration = Duration::from_millis(25);
 
 /// Checks an ephemeral run and executes it for as long as the caller listens.
 pub async fn start_ephemeral(
@@ -36,7 +42,7 @@ pub async fn start_ephemeral(
     let parameters = parameters(&request)?;
     choice::check(&parameters, |name| agent.toolbox.may_have(name))?;
     check_labels(&parameters, &agent)?;
-    let place = place(shared)?;
+    let Room { place, beginning } = room(shared).await?;
     let asked = Asked {
         id: ids::new_id(),
         owner: shared.incarnation,
@@ -105,15 +111,20 @@ pub async fn start_ephemeral(
     let stopping = shared.release.clone();
     shared.tasks.spawn(async move {
         let _place = place;
+        let mut beginning = Some(beginning);
         let execution = Box::pin(execution.execute());
-        let execution = AssertUnwindSafe(execution).catch_unwind();
-        tokio::select! {
-            outcome = execution => {
-                if outcome.is_err() {
-                    tracing::error!("executing an ephemeral run panicked");
+        let mut execution = AssertUnwindSafe(execution).catch_unwind();
+        loop {
+            tokio::select! {
+                outcome = &mut execution => {
+                    if outcome.is_err() {
+                        tracing::error!("executing an ephemeral run panicked");
+                    }
+                    break;
                 }
+                () = stopping.cancelled() => break,
+                () = sleep(BEGINNING), if beginning.is_some() => beginning = None,
             }
-            () = stopping.cancelled() => {}
         }
     });
     let updates = stream::iter(firsts).chain(ReceiverStream::new(updates));

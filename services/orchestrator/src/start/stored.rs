@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{Updates, admitted, choice, message, parameters, place};
+use super::{Updates, admitted, choice, message, parameters, room};
 use crate::active::ActiveRun;
 use crate::admission::{Admission, Admitted, Asked, Limit, Refusal, admit, may_wait};
 use crate::agents::Agent;
@@ -130,9 +130,10 @@ async fn admit_stored(
     tokio::time::timeout(REGISTRATION.min(limit.left()), shared.registered.wait())
         .await
         .map_err(|_| Reason::StoreUnavailable.status("The store is not available right now."))?;
-    let (place, no_place) = match place(shared) {
-        Ok(place) => (Some(place), None),
-        Err(status) if may_wait(&asking.request) => (None, Some(status)),
+    // It begins until it is admitted, or refused.
+    let (place, _beginning, no_place) = match room(shared).await {
+        Ok(room) => (Some(room.place), Some(room.beginning), None),
+        Err(status) if may_wait(&asking.request) => (None, None, Some(status)),
         Err(status) => return Err(status.into()),
     };
     let feed = Feed::new(0);
