@@ -1,23 +1,26 @@
-//! More than can be done at the pace that running streams need: new runs are told to come back, and all else goes on.
+//! More runs than may begin at a time: others are told to come back, and all else goes on.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures::future::try_join_all;
-use reqwest::Response;
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use talaria_testkit::check;
 use talaria_testkit::deadline::within_duration;
-use talaria_testkit::postgres::{Proxy, TestDatabase};
-use talaria_testkit::sse::Frame;
+use talaria_testkit::sse::{Frame, Reader};
 use talaria_testkit::stack::{Options, Stack};
 use talaria_testkit::upstream::{ResponsesStream, Script};
 
 const TALARIA: &str = env!("CARGO_BIN_EXE_talaria");
-const STREAMS: usize = 20;
-/// Runs that are asked for at once: more than may begin.
-const BURST: usize = 8;
-const WORDS: usize = 500;
+const STREAMS: usize = 5;
+const WORDS: usize = 200;
+/// Clients that ask for a run as soon as they were answered.
+const CLIENTS: usize = 16;
+/// How often what is never refused is asked for meanwhile.
+const TIMES: usize = 5;
 /// How long a change may take to be noticed on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -34,56 +37,58 @@ fn stream() -> Script {
         .completed()
 }
 
-/// A stack on a database that can be made slow, with streams for whoever asks for one.
-async fn stack() -> anyhow::Result<(Stack, Proxy, TestDatabase)> {
-    let database = TestDatabase::empty().await?;
-    let proxy = Proxy::start(&database.url).await?;
+/// A stack where one run begins at a time; it has streams for whoever asks for one, and answers to what has a key.
+async fn stack() -> anyhow::Result<Stack> {
     let options = Options {
-        database_url: Some(proxy.url()),
-        runs: "max_starting = 2\nlease_seconds = 60".into(),
+        runs: "max_starting = 1\nmax_concurrent = 10_000".into(),
         ..Options::default()
     };
     let stack = Stack::serve_with(TALARIA, options).await?;
     stack.upstream.choose(|request| {
-        Some(if request.body.to_string().contains("a stream") {
+        let body = request.body.to_string();
+        Some(if body.contains("a stream") {
             stream()
-        } else {
+        } else if body.contains("keyed") {
             ResponsesStream::new().text(&["done"]).completed()
+        } else {
+            ResponsesStream::held("after")
         })
     });
-    Ok((stack, proxy, database))
+    Ok(stack)
 }
 
-/// Asks for runs at once, whose answers come when they are admitted, or refused.
-async fn burst(stack: &Stack) -> anyhow::Result<Vec<Response>> {
-    let body = json!({"input": "x", "background": true});
-    let answers = try_join_all((0..BURST).map(|_| stack.create(&body))).await?;
-    for answer in &answers {
-        ensure!([200, 429].contains(&answer.status().as_u16()), "{answer:?}");
-    }
-    Ok(answers)
+/// Starts a stream and reads to where it is held.
+async fn held_stream(stack: &Stack, body: &Value) -> anyhow::Result<(Vec<Frame>, Reader)> {
+    let mut reader = stack.stream(body).await?;
+    let is_first = |frame: &Frame| frame.json()["delta"] == "before ";
+    Ok((reader.until(is_first).await?, reader))
 }
 
-/// The first refusal.
-async fn refusal(stack: &Stack) -> anyhow::Result<Response> {
-    let asking = async {
-        loop {
-            let mut answers = burst(stack).await?.into_iter();
-            if let Some(refused) = answers.find(|answer| answer.status() == 429) {
-                return Ok(refused);
-            }
+/// Asks for runs, one after the other, until told to stop; how many were refused, each as it should be.
+async fn client(stack: &Stack, stop: &AtomicBool) -> anyhow::Result<usize> {
+    let mut refused = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let answer = stack
+            .create(&json!({"input": "x", "background": true}))
+            .await?;
+        if answer.status() == StatusCode::OK {
+            continue;
         }
-    };
-    within_duration("a refusal", PATIENCE, asking).await?
-}
-
-/// Returns when as many as came at once before are all admitted.
-async fn recovery(stack: &Stack) -> anyhow::Result<()> {
-    let asking = async {
-        while burst(stack).await?.iter().any(|it| it.status() != 200) {}
-        Ok(())
-    };
-    within_duration("the recovery", PATIENCE, asking).await?
+        ensure!(
+            answer.status() == StatusCode::TOO_MANY_REQUESTS,
+            "{answer:?}"
+        );
+        assert_eq!(answer.headers()["retry-after"], "1");
+        let expected = json!({"error": {
+            "message": "The server is overloaded, try again in a moment.",
+            "type": "rate_limit_error",
+            "param": null,
+            "code": "rate_limit_exceeded",
+        }});
+        assert_eq!(answer.json::<Value>().await?, expected);
+        refused += 1;
+    }
+    Ok(refused)
 }
 
 async fn keyed(stack: &Stack) -> anyhow::Result<(bool, Value)> {
@@ -94,6 +99,13 @@ async fn keyed(stack: &Stack) -> anyhow::Result<(bool, Value)> {
     Ok((replayed, answer.error_for_status()?.json().await?))
 }
 
+/// Something said in a conversation that is busy.
+async fn in_line(stack: &Stack) -> anyhow::Result<Value> {
+    let body =
+        json!({"input": "x", "conversation": "c", "on_active": "enqueue", "background": true});
+    stack.create_json(&body).await
+}
+
 async fn refused_runs(stack: &Stack) -> anyhow::Result<u64> {
     let health = stack.http.get(stack.url("/health/detailed")).send().await?;
     let health: Value = health.json().await?;
@@ -102,37 +114,39 @@ async fn refused_runs(stack: &Stack) -> anyhow::Result<u64> {
 }
 
 #[tokio::test]
-async fn runs_beyond_those_that_may_begin_are_refused_and_what_runs_goes_on() -> anyhow::Result<()>
-{
-    let (stack, proxy, _database) = stack().await?;
+async fn runs_beyond_those_that_may_begin_are_refused_and_all_else_goes_on() -> anyhow::Result<()> {
+    let stack = stack().await?;
     let (replayed, first) = keyed(&stack).await?;
     assert!(!replayed);
+    assert_eq!(in_line(&stack).await?["status"], "queued");
     let mut streams = Vec::new();
     for _ in 0..STREAMS {
-        let mut reader = stack.stream(&json!({"input": "a stream"})).await?;
-        let is_first = |frame: &Frame| frame.json()["delta"] == "before ";
-        streams.push((reader.until(is_first).await?, reader));
+        streams.push(held_stream(&stack, &json!({"input": "a stream"})).await?);
     }
     assert_eq!(refused_runs(&stack).await?, 0);
 
-    proxy.delay(Duration::from_millis(200));
     stack.upstream.open("during");
-    let refused = refusal(&stack).await?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients = try_join_all((0..CLIENTS).map(|_| client(&stack, &stop)));
+    let meanwhile = async {
+        while refused_runs(&stack).await? == 0 {}
+        for _ in 0..TIMES {
+            assert_eq!(keyed(&stack).await?, (true, first.clone()));
+            assert_eq!(in_line(&stack).await?["status"], "queued");
+        }
+        stop.store(true, Ordering::Relaxed);
+        anyhow::Ok(())
+    };
+    let both = async { tokio::try_join!(clients, meanwhile) };
+    let (refused, ()) = within_duration("refusals", PATIENCE, both).await??;
 
-    assert_eq!(refused.headers()["retry-after"], "1");
-    let body: Value = refused.json().await?;
-    let expected = json!({"error": {
-        "message": "The server is overloaded, try again in a moment.",
-        "type": "rate_limit_error",
-        "param": null,
-        "code": "rate_limit_exceeded",
-    }});
-    assert_eq!(body, expected);
-    assert!(refused_runs(&stack).await? > 0);
-    assert_eq!(keyed(&stack).await?, (true, first));
-
-    proxy.delay(Duration::ZERO);
-    recovery(&stack).await?;
+    let refused = refused.into_iter().sum::<usize>() as u64;
+    assert!(refused > 0);
+    assert_eq!(refused_runs(&stack).await?, refused);
+    // With nobody before it, a run begins.
+    stack
+        .create_json(&json!({"input": "x", "background": true}))
+        .await?;
     stack.upstream.open("after");
     let whole = streams.into_iter().map(|(mut frames, reader)| async move {
         frames.extend(reader.collect().await?);
@@ -142,5 +156,22 @@ async fn runs_beyond_those_that_may_begin_are_refused_and_what_runs_goes_on() ->
         assert_eq!((seen.status.as_str(), seen.attempts), ("completed", 1));
         assert_eq!(seen.text, format!("before {}", "word ".repeat(WORDS)));
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_run_that_has_begun_keeps_nobody_from_beginning() -> anyhow::Result<()> {
+    let stack = stack().await?;
+    let mut held = Vec::new();
+    for store in [true, false] {
+        let body = json!({"input": "a stream", "store": store});
+        held.push(held_stream(&stack, &body).await?);
+    }
+    let background = json!({"input": "a stream", "background": true});
+    let background = stack.create_json(&background).await?;
+    assert_eq!(keyed(&stack).await?.1["status"], "completed");
+    let id = background["id"].as_str().context("no id")?;
+    assert_eq!(stack.get(id).await?.1["status"], "in_progress");
+    assert_eq!(refused_runs(&stack).await?, 0);
     Ok(())
 }

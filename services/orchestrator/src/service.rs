@@ -18,7 +18,7 @@ use talaria_proto::v1::{
 use talaria_runtime::error::Reason;
 use talaria_runtime::link::{Link, MAX_MESSAGE_BYTES};
 use talaria_runtime::{clock, ids};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SetOnce, watch};
+use tokio::sync::{Notify, Semaphore, SetOnce, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
@@ -37,7 +37,7 @@ use crate::panics::Panics;
 use crate::peers::Calls;
 use crate::released::Released;
 use crate::request_mcp::{KeptCredentials, take_credentials};
-use crate::start::{Asking, Updates, overloaded, start_ephemeral, start_stored};
+use crate::start::{Asking, Room, Updates, overloaded, start_ephemeral, start_stored};
 use crate::unheard::{AllUnheard, Then, Unheard};
 use crate::{Config, approval, cancel, claims, lease, peers, unheard, upstreams};
 
@@ -114,7 +114,7 @@ impl Orchestrator {
             incarnation: ids::new_id(),
             started_at: clock::unix_seconds(),
             places: Arc::new(Semaphore::new(config.max_concurrent)),
-            beginnings: Beginnings::new(config.max_starting),
+            beginnings: Beginnings::new(config.max_starting, config.max_concurrent),
             tasks: TaskTracker::new(),
             lease_keeper: TaskTracker::new(),
             nudge: Notify::new(),
@@ -212,7 +212,7 @@ impl Shared {
         tenant: String,
         feed: Arc<Feed>,
         execution: Box<Execution>,
-        place: Option<OwnedSemaphorePermit>,
+        room: Room,
         work: impl FnOnce(Box<Execution>) -> F + Send + 'static,
     ) where
         F: Future<Output = Result<(), Left>> + Send + 'static,
@@ -247,7 +247,14 @@ impl Shared {
         self.tasks.spawn(async move {
             // Boxed once: a task holds what it awaits more than once otherwise, for as long as the run lasts.
             let work = Box::pin(work(execution));
-            let outcome = AssertUnwindSafe(work).catch_unwind().await;
+            let Room {
+                place,
+                mut beginning,
+            } = room;
+            let outcome = AssertUnwindSafe(beginning.during(work))
+                .catch_unwind()
+                .await;
+            drop(beginning);
             let response = ResponseId(id);
             if !matches!(outcome, Ok(Err(Left::Waits))) {
                 shared.credentials.forget(id);
@@ -306,6 +313,16 @@ impl Shared {
         });
     }
 
+    /// Notes it if a run was refused for want of room.
+    fn noting<T>(&self, started: Result<T, Status>) -> Result<T, Status> {
+        if let Err(status) = &started
+            && Reason::of(status) == Some(Reason::RateLimitExceeded)
+        {
+            self.beginnings.note_refusal();
+        }
+        started
+    }
+
     /// How many places are taken.
     pub fn running(&self) -> usize {
         let free = self.places.available_permits();
@@ -361,11 +378,14 @@ impl RunService for Orchestrator {
         }
         if run.store {
             self.shared.until_open().await?;
-            // What is sure to be refused costs least here.
-            let is_new = idempotency.is_none() && !may_wait(&run);
-            if is_new && self.shared.beginnings.turns_away() {
-                return Err(overloaded());
-            }
+        }
+        let beginnings = &self.shared.beginnings;
+        // What is sure to be refused costs least here. What has a key may be known already.
+        if beginnings.is_full() && idempotency.is_none() && !may_wait(&run) {
+            beginnings.note_refusal();
+            return Err(overloaded());
+        }
+        if run.store {
             let asking = Asking {
                 tenant,
                 request: run,
@@ -375,15 +395,15 @@ impl RunService for Orchestrator {
                 attended,
                 cancel: CancellationToken::new(),
             };
-            return start_stored(&self.shared, asking).await.map(Response::new);
+            let started = start_stored(&self.shared, asking).await;
+            return self.shared.noting(started).map(Response::new);
         }
         if idempotency.is_some() {
             let message = "An idempotency key is only for runs that are stored.";
             return Err(Reason::InvalidValue.status_at("idempotency", message));
         }
-        start_ephemeral(&self.shared, &tenant, run, credentials, follow)
-            .await
-            .map(Response::new)
+        let started = start_ephemeral(&self.shared, &tenant, run, credentials, follow).await;
+        self.shared.noting(started).map(Response::new)
     }
 
     type SubscribeRunStream = BoxStream<'static, Result<SubscribeRunResponse, Status>>;

@@ -18,7 +18,7 @@ use crate::feed::Feed;
 use crate::request_mcp::servers;
 use crate::service::Shared;
 use crate::stamps::Stamps;
-use crate::start::parameters;
+use crate::start::{Room, parameters};
 
 /// Goes on with a claimed run, or begins it, in a task of its own.
 pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String> {
@@ -112,12 +112,12 @@ pub fn take_over(shared: &Arc<Shared>, claimed: ClaimedRun) -> Result<(), String
         tracing::info!(response.id = response_id, attempt, "took the run over");
     }
     // One run too many is better than one that nobody executes; and what only has to end needs no place.
-    let place = match end {
+    let room = Room::of_place(match end {
         None => Arc::clone(&shared.places).try_acquire_owned().ok(),
         Some(_) => None,
-    };
+    });
     let tenant = claimed.tenant;
-    shared.execute(id, tenant, feed, execution, place, |execution| async {
+    shared.execute(id, tenant, feed, execution, room, |execution| async {
         match end {
             None => execution.execute().await,
             Some(end) => execution.end_at_once(end).await,

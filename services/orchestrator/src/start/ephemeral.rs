@@ -4,7 +4,6 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::stream::{self, Stream, StreamExt};
@@ -12,7 +11,6 @@ use talaria_proto::v1::start_run_response::Message;
 use talaria_proto::v1::{EventChunk, Follow, RunRequest, StartRunResponse};
 use talaria_runtime::{clock, ids};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
@@ -26,10 +24,6 @@ use crate::service::Shared;
 /// Messages of an ephemeral run that its caller has not read yet; then the run waits.
 const EPHEMERAL_MESSAGES: usize = 16;
 
-/// For how long a run counts as one that begins, unless it ends before: about as long as the admission of one that is stored
-/// gathers its first events.
-const BEGINNING: Duration = Duration::from_millis(25);
-
 /// Checks an ephemeral run and executes it for as long as the caller listens.
 pub async fn start_ephemeral(
     shared: &Arc<Shared>,
@@ -42,7 +36,10 @@ pub async fn start_ephemeral(
     let parameters = parameters(&request)?;
     choice::check(&parameters, |name| agent.toolbox.may_have(name))?;
     check_labels(&parameters, &agent)?;
-    let Room { place, beginning } = room(shared).await?;
+    let Room {
+        place,
+        mut beginning,
+    } = room(shared).await?;
     let asked = Asked {
         id: ids::new_id(),
         owner: shared.incarnation,
@@ -111,20 +108,15 @@ pub async fn start_ephemeral(
     let stopping = shared.release.clone();
     shared.tasks.spawn(async move {
         let _place = place;
-        let mut beginning = Some(beginning);
         let execution = Box::pin(execution.execute());
-        let mut execution = AssertUnwindSafe(execution).catch_unwind();
-        loop {
-            tokio::select! {
-                outcome = &mut execution => {
-                    if outcome.is_err() {
-                        tracing::error!("executing an ephemeral run panicked");
-                    }
-                    break;
+        let execution = AssertUnwindSafe(beginning.during(execution)).catch_unwind();
+        tokio::select! {
+            outcome = execution => {
+                if outcome.is_err() {
+                    tracing::error!("executing an ephemeral run panicked");
                 }
-                () = stopping.cancelled() => break,
-                () = sleep(BEGINNING), if beginning.is_some() => beginning = None,
             }
+            () = stopping.cancelled() => {}
         }
     });
     let updates = stream::iter(firsts).chain(ReceiverStream::new(updates));

@@ -11,12 +11,12 @@ use talaria_proto::v1::{
 };
 use talaria_runtime::clock;
 use talaria_runtime::error::Reason;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{Updates, admitted, choice, message, parameters, room};
+use super::{Room, Updates, admitted, choice, message, parameters, room};
 use crate::active::ActiveRun;
 use crate::admission::{Admission, Admitted, Asked, Limit, Refusal, admit, may_wait};
 use crate::agents::Agent;
@@ -130,10 +130,9 @@ async fn admit_stored(
     tokio::time::timeout(REGISTRATION.min(limit.left()), shared.registered.wait())
         .await
         .map_err(|_| Reason::StoreUnavailable.status("The store is not available right now."))?;
-    // It begins until it is admitted, or refused.
-    let (place, _beginning, no_place) = match room(shared).await {
-        Ok(room) => (Some(room.place), Some(room.beginning), None),
-        Err(status) if may_wait(&asking.request) => (None, None, Some(status)),
+    let (mut room, no_place) = match room(shared).await {
+        Ok(room) => (room, None),
+        Err(status) if may_wait(&asking.request) => (Room::of_place(None), Some(status)),
         Err(status) => return Err(status.into()),
     };
     let feed = Feed::new(0);
@@ -162,11 +161,12 @@ async fn admit_stored(
         shared.active.remove(id, &feed);
         feed.leave();
     };
-    let admitted = match admit(&shared.journal, &asked).await {
+    let admitting = admit(&shared.journal, &asked);
+    let admitted = match room.beginning.during(admitting).await {
         Ok(Admission::Begins(admitted)) => *admitted,
         Ok(Admission::Waits(response)) => {
             forget();
-            drop(place);
+            drop(room);
             shared.look_for_runs();
             return Ok(Started::Waits(response));
         }
@@ -185,7 +185,7 @@ async fn admit_stored(
             if !asking.credentials.is_empty() {
                 let then = Then::KeepCredentials;
                 let tenant = asking.tenant;
-                unheard::see_to(shared, Unheard { tenant, id, then }, place);
+                unheard::see_to(shared, Unheard { tenant, id, then }, room.place);
             }
             forget();
             return Err(refusal);
@@ -193,7 +193,7 @@ async fn admit_stored(
         Err(refusal) => {
             let then = Then::Delete(feed);
             let tenant = asking.tenant;
-            unheard::see_to(shared, Unheard { tenant, id, then }, place);
+            unheard::see_to(shared, Unheard { tenant, id, then }, room.place);
             return Err(refusal);
         }
     };
@@ -201,7 +201,7 @@ async fn admit_stored(
         id,
         agent,
         parameters,
-        place,
+        room,
         feed,
         cancel,
         limit,
@@ -220,7 +220,7 @@ struct Ready {
     id: Uuid,
     agent: Arc<Agent>,
     parameters: Object,
-    place: Option<OwnedSemaphorePermit>,
+    room: Room,
     feed: Arc<Feed>,
     cancel: CancellationToken,
     limit: Limit,
@@ -307,7 +307,7 @@ async fn begin(
         asking.tenant,
         Arc::clone(&feed),
         execution,
-        ready.place,
+        ready.room,
         Execution::execute,
     );
     if is_pending {
