@@ -189,7 +189,17 @@ async fn detailed_health_shows_the_runs_and_which_part_is_away() -> anyhow::Resu
     let mut active = stack.stream(&json!({"input": "hi"})).await?;
     active.until_event("response.in_progress").await?;
 
-    let mut well = detailed_health(&stack).await?;
+    let begun = async {
+        loop {
+            let health = detailed_health(&stack).await?;
+            let queues = &health["readiness"]["checks"]["background_queues"];
+            if queues["starting_runs"] == 0 {
+                return anyhow::Ok(health);
+            }
+            assert_eq!(queues["starting_runs"], 1);
+        }
+    };
+    let mut well = within("the run to have begun", begun).await??;
     assert!(well["pid"].take().is_u64());
     insta::assert_json_snapshot!(well, {".version" => "[version]"}, @r#"
     {
