@@ -143,7 +143,7 @@ pub enum Curve {
     Tokens,
     /// 1 to 2,000 turns in a chain: time of a turn
     Chain,
-    /// 10,000 to 10 million stored responses, up to 15 GB: runs, GET, list, turn
+    /// 10,000 to 10 million stored responses, up to 30 GB: runs, GET, list, turn
     Rows,
     /// 1 to 10,000 tenants among as many responses: the same
     Tenants,

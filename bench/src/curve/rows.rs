@@ -10,7 +10,7 @@ const USUAL: [u32; 7] = [
     10_000, 100_000, 300_000, 1_000_000, 3_000_000, 5_000_000, 10_000_000,
 ];
 /// The tables may become so large.
-const MOST_BYTES: f64 = 15e9;
+const MOST_BYTES: f64 = 30e9;
 
 /// What is read and run on a server with so many finished responses, most of which were made in its database.
 pub async fn measure(stage: &Stage, points: &mut Points) -> anyhow::Result<()> {
