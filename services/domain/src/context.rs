@@ -15,7 +15,7 @@ use crate::ids::{ItemPlace, Side};
 use crate::json::{Word, with_id};
 use crate::model::CallItem;
 
-use shown::shown;
+use shown::push_shown;
 
 pub use approvals::{ApprovalAnswer, approval_answers, tell_approvals};
 pub use lists::{ToolListing, tool_listings};
@@ -110,11 +110,18 @@ pub fn resolve_input(
 /// that an upstream's own server did not make becomes a function call and its output, which every upstream knows; the
 /// list of such a server's tools is left out.
 pub fn call_items(turns: &[Turn], input: &[ContextItem]) -> Vec<CallItem> {
-    let turns = turns.iter().flat_map(|turn| {
+    let count = |turn: &Turn| turn.input.len() + turn.output.len();
+    let mut shown = Vec::with_capacity(input.len() + turns.iter().map(count).sum::<usize>());
+    for turn in turns {
         let output = turn.output.iter().filter(|item| is_whole(item));
-        turn.input.iter().chain(output)
-    });
-    turns.chain(input).flat_map(shown).collect()
+        for item in turn.input.iter().chain(output) {
+            push_shown(item, &mut shown);
+        }
+    }
+    for item in input {
+        push_shown(item, &mut shown);
+    }
+    shown
 }
 
 /// Checks that calls and their outputs come in pairs. Source: OpenAI's Responses API refuses both halves alone.
@@ -251,7 +258,9 @@ mod tests {
 
         let shown = call_items(&[turn], &[]);
 
-        assert_eq!(shown, super::shown(&whole));
+        let mut of_whole = Vec::new();
+        push_shown(&whole, &mut of_whole);
+        assert_eq!(shown, of_whole);
         assert_eq!(check_pairs(&shown), Ok(()));
     }
 

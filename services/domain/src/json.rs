@@ -45,6 +45,17 @@ impl<'de> Deserialize<'de> for RawObject<'de> {
     }
 }
 
+/// What follows the member `id` in the text of an object that begins with it: from the comma or the brace on. None if
+/// it does not, or is spelled in any but the shortest way.
+///
+/// So what was written by [`with_id`], or by ourselves, gets another id without being parsed.
+pub fn behind_id(json: &str) -> Option<&str> {
+    let id_and_rest = json.strip_prefix(r#"{"id":""#)?;
+    let end = memchr::memchr2(b'"', b'\\', id_and_rest.as_bytes())?;
+    let rest = id_and_rest[end..].strip_prefix('"')?;
+    rest.starts_with([',', '}']).then_some(rest)
+}
+
 /// Writes JSON objects member by member.
 #[derive(Debug)]
 pub struct ObjectWriter {
@@ -53,27 +64,35 @@ pub struct ObjectWriter {
 
 impl ObjectWriter {
     pub fn new() -> Self {
-        Self {
-            text: String::from("{"),
-        }
+        Self::with_capacity(0)
+    }
+
+    /// With room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        let mut text = String::with_capacity(bytes);
+        text.push('{');
+        Self { text }
     }
 
     /// Adds a member whose value is already JSON.
     pub fn raw(&mut self, name: &str, json: &str) -> &mut Self {
+        self.written(name, |text| text.push_str(json))
+    }
+
+    /// Adds a member that is a string.
+    pub fn string(&mut self, name: &str, value: &str) -> &mut Self {
+        self.written(name, |text| push_string(text, value))
+    }
+
+    /// Adds a member whose value `write` appends, as JSON.
+    pub fn written(&mut self, name: &str, write: impl FnOnce(&mut String)) -> &mut Self {
         if self.text.len() > 1 {
             self.text.push(',');
         }
         push_string(&mut self.text, name);
         self.text.push(':');
-        self.text.push_str(json);
+        write(&mut self.text);
         self
-    }
-
-    /// Adds a member that is a string.
-    pub fn string(&mut self, name: &str, value: &str) -> &mut Self {
-        let mut json = String::with_capacity(value.len() + 2);
-        push_string(&mut json, value);
-        self.raw(name, &json)
     }
 
     /// The finished object.
@@ -185,6 +204,23 @@ mod tests {
             assert!(word.may_be_in(json.as_bytes()), "{json}");
         }
         assert!(!word.may_be_in(br#"{"call":"id \n"}"#));
+    }
+
+    #[test]
+    fn what_follows_an_id_is_found_only_where_it_comes_first_and_plain() {
+        let table = [
+            (r#"{"id":"a","type":"x"}"#, Some(r#","type":"x"}"#)),
+            (r#"{"id":""}"#, Some("}")),
+            (r#"{"id":"a\"b"}"#, None),
+            (r#"{"id":null,"type":"x"}"#, None),
+            (r#"{"id": "a"}"#, None),
+            (r#"{"id":"a" ,"type":"x"}"#, None),
+            (r#"{"type":"x","id":"a"}"#, None),
+            (r#"{"id":"a"#, None),
+        ];
+        for (json, expected) in table {
+            assert_eq!(behind_id(json), expected, "{json}");
+        }
     }
 
     #[test]

@@ -13,39 +13,41 @@ use crate::marker::Marker;
 use crate::model::{CallItem, Object};
 use crate::run::call_id_of;
 
-/// The item, or the pair of items, that stands for `item`; none for a list of the tools of a server that the upstream
-/// does not know.
-pub(super) fn shown(item: &ContextItem) -> Vec<CallItem> {
+/// Appends the item, or the pair of items, that stands for `item`; nothing for a list of the tools of a server that the
+/// upstream does not know.
+pub(super) fn push_shown(item: &ContextItem, shown: &mut Vec<CallItem>) {
     // Most items have nothing to do with a server, and are long.
     static OF_SERVER: LazyLock<Word> = LazyLock::new(|| Word::new("mcp_"));
-    let as_it_is = |upstream_id| {
-        vec![CallItem {
-            json: item.item.clone(),
-            upstream_id,
-        }]
+    let as_it_is = |upstream_id| CallItem {
+        json: item.item.clone(),
+        upstream_id,
     };
     if item.upstream_id.is_empty() && !OF_SERVER.may_be_in(&item.item) {
-        return as_it_is(None);
+        shown.push(as_it_is(None));
+        return;
     }
     let marker = Marker::parse(&item.upstream_id);
     let is_foreign = marker.is_none() && !item.upstream_id.is_empty();
-    if !is_foreign && is_of_type(&item.item, "mcp_list_tools") {
-        return Vec::new();
+    if is_foreign {
+        shown.push(as_it_is(Some(item.upstream_id.clone())));
+        return;
     }
-    if !is_foreign && let Some([call, output]) = function_call(&item.item, marker.as_ref()) {
-        let id = marker.map(|marker| marker.upstream_id);
-        return vec![
-            CallItem {
-                json: call,
-                upstream_id: id.filter(|id| !id.is_empty()),
-            },
-            CallItem {
-                json: output,
-                upstream_id: None,
-            },
-        ];
+    if is_of_type(&item.item, "mcp_list_tools") {
+        return;
     }
-    as_it_is(is_foreign.then(|| item.upstream_id.clone()))
+    let Some([call, output]) = function_call(&item.item, marker.as_ref()) else {
+        shown.push(as_it_is(None));
+        return;
+    };
+    let id = marker.map(|marker| marker.upstream_id);
+    shown.push(CallItem {
+        json: call,
+        upstream_id: id.filter(|id| !id.is_empty()),
+    });
+    shown.push(CallItem {
+        json: output,
+        upstream_id: None,
+    });
 }
 
 /// Whether the item's type is `wanted`.

@@ -1,9 +1,7 @@
 //! From a model call to the body of a Responses request.
 
-use std::borrow::Cow;
-
 use serde_json::Value;
-use talaria_domain::json::{ObjectWriter, RawObject, with_id};
+use talaria_domain::json::{ObjectWriter, RawObject, behind_id, push_string, with_id};
 use talaria_domain::model::{CallItem, ModelCall};
 use tracing::debug;
 
@@ -31,17 +29,33 @@ const CHAT_ONLY: [&str; 4] = ["stop", "seed", "logit_bias", "prediction"];
 /// The lowest `max_output_tokens` that this API takes. Source: OpenAI's API reference; chat completions take less.
 const MIN_OUTPUT_TOKENS: i64 = 16;
 
+/// Room for what is not the context: more is no error.
+const OTHER_BYTES: usize = 4 << 10;
+
 /// The body of `POST {base_url}/responses`.
 ///
 /// Items keep their spelling; only their ids change.
 pub fn body(call: &ModelCall, form: Form) -> String {
-    let mut writer = ObjectWriter::new();
+    let context_bytes: usize = call.context.iter().map(|item| item.json.len() + 1).sum();
+    let mut writer = ObjectWriter::with_capacity(context_bytes + OTHER_BYTES);
     writer.string("model", &call.model);
     if let Some(instructions) = &call.instructions {
         writer.string("instructions", instructions);
     }
-    let items: Vec<Cow<'_, str>> = call.context.iter().filter_map(input_item).collect();
-    writer.raw("input", &format!("[{}]", items.join(",")));
+    writer.written("input", |body| {
+        body.push('[');
+        let empty = body.len();
+        for item in &call.context {
+            let end = body.len();
+            if end > empty {
+                body.push(',');
+            }
+            if !push_input_item(item, body) {
+                body.truncate(end);
+            }
+        }
+        body.push(']');
+    });
     for (name, value) in &call.parameters {
         let is_ours = OURS.contains(&name.as_str()) || CHAT_ONLY.contains(&name.as_str());
         if value.is_null() || is_ours {
@@ -66,20 +80,55 @@ pub fn body(call: &ModelCall, form: Form) -> String {
     writer.finish()
 }
 
-/// The item as the upstream may read it, or nothing if it could not.
-fn input_item(item: &CallItem) -> Option<Cow<'_, str>> {
+/// Appends the item as the upstream may read it; answers whether it could.
+fn push_input_item(item: &CallItem, body: &mut String) -> bool {
+    let Ok(json) = std::str::from_utf8(&item.json) else {
+        return false;
+    };
+    let id = item.upstream_id.as_deref();
+    // Most items are as they were written here, and long.
+    if let Some(rest) = behind_id(json)
+        && NO_ID_NEEDED.iter().any(|start| rest.starts_with(start))
+    {
+        push_with_id(id, rest, body);
+        return true;
+    }
     let Ok(object) = RawObject::parse(&item.json) else {
         debug!("left out a context item that is no JSON object");
-        return None;
+        return false;
     };
     let kind = object.get("type").unwrap_or(r#""message""#);
-    if kind == r#""reasoning""# && !is_readable_reasoning(&object, item.upstream_id.as_deref()) {
-        return None;
+    if kind == r#""reasoning""# && !is_readable_reasoning(&object, id) {
+        return false;
     }
-    match &item.upstream_id {
-        Some(id) => with_id(&item.json, id).ok().map(Cow::Owned),
-        None if has_optional_id(kind) => Some(without_id(&object).into()),
-        None => std::str::from_utf8(&item.json).ok().map(Cow::Borrowed),
+    match id {
+        Some(id) => match with_id(&item.json, id) {
+            Ok(with_id) => body.push_str(&with_id),
+            Err(_) => return false,
+        },
+        None if has_optional_id(kind) => body.push_str(&without_id(&object)),
+        None => body.push_str(json),
+    }
+    true
+}
+
+/// How items go on behind their ids that are taken with any id or none.
+const NO_ID_NEEDED: [&str; 3] = [
+    r#","type":"message","#,
+    r#","type":"function_call","#,
+    r#","type":"function_call_output","#,
+];
+
+/// Appends an object with this id or none before `rest`, which begins with a comma.
+fn push_with_id(id: Option<&str>, rest: &str, body: &mut String) {
+    body.push('{');
+    match id {
+        Some(id) => {
+            body.push_str(r#""id":"#);
+            push_string(body, id);
+            body.push_str(rest);
+        }
+        None => body.push_str(&rest[1..]),
     }
 }
 
@@ -171,6 +220,14 @@ mod tests {
                 Some(r#"{"id":"up","type":"message"}"#),
             ),
             (
+                item(r#"{"id":"msg_1","type":"message","n":1.0e+2}"#, None),
+                Some(r#"{"type":"message","n":1.0e+2}"#),
+            ),
+            (
+                item(r#"{"id":"msg_1","type":"message","n":1}"#, Some("\"")),
+                Some(r#"{"id":"\"","type":"message","n":1}"#),
+            ),
+            (
                 item(
                     r#"{"id":"fc_1","type":"function_call","call_id":"c"}"#,
                     None,
@@ -217,7 +274,9 @@ mod tests {
             (item("[]", None), None),
         ];
         for (item, expected) in cases {
-            assert_eq!(input_item(&item).as_deref(), expected, "{item:?}");
+            let mut body = String::new();
+            let pushed = push_input_item(&item, &mut body).then_some(body.as_str());
+            assert_eq!(pushed, expected, "{item:?}");
         }
     }
 }
