@@ -203,6 +203,7 @@ async fn start_store(database_url: &str, keeping: &Keeping) -> anyhow::Result<St
         max_responses: keeping.max_responses,
         retention_days: keeping.retention_days,
         event_retention_hours: keeping.event_retention_hours,
+        turn_cache_bytes: u64::from(keeping.turn_cache_mb) * 1_000_000,
         ..talaria_store::Config::new(database_url.to_owned())
     };
     Store::start(&config).context("starting the store")

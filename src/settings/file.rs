@@ -58,6 +58,7 @@ pub struct Store {
     pub max_responses: Option<u64>,
     pub retention_days: Option<u32>,
     pub event_retention_hours: Option<u32>,
+    pub turn_cache_mb: Option<u32>,
 }
 
 #[derive(Default, Deserialize)]

@@ -1,11 +1,12 @@
-//! How long responses and their events are kept.
+//! What stores keep: responses and their events, how long; turns in memory, how many.
 
 use super::sources::Sources;
 
 const DEFAULT_RETENTION_DAYS: u32 = 30;
 const DEFAULT_EVENT_RETENTION_HOURS: u32 = 24;
+const DEFAULT_TURN_CACHE_MB: u32 = 64;
 
-/// What is forgotten by itself. 0 stands for never.
+/// What is forgotten by itself, where 0 stands for never, and what is kept in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keeping {
     /// How many responses one tenant may have; above that, the least recently used go first.
@@ -14,6 +15,8 @@ pub struct Keeping {
     pub retention_days: u32,
     /// For exact replay; a later one is rebuilt from the final response.
     pub event_retention_hours: u32,
+    /// MB of memory for turns that were continued from lately. 0 for none.
+    pub turn_cache_mb: u32,
 }
 
 pub fn keeping(sources: &Sources<'_>) -> Keeping {
@@ -28,5 +31,8 @@ pub fn keeping(sources: &Sources<'_>) -> Keeping {
         event_retention_hours: section
             .and_then(|store| store.event_retention_hours)
             .unwrap_or(DEFAULT_EVENT_RETENTION_HOURS),
+        turn_cache_mb: section
+            .and_then(|store| store.turn_cache_mb)
+            .unwrap_or(DEFAULT_TURN_CACHE_MB),
     }
 }

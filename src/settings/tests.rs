@@ -25,6 +25,7 @@ database_url = "postgres://ada:geheim@db/talaria"
 max_responses = 100
 retention_days = 0
 event_retention_hours = 0
+turn_cache_mb = 0
 
 [runs]
 max_concurrent = 8
@@ -157,6 +158,7 @@ fn nothing_at_all_is_the_demo_on_this_machine() {
             max_responses: 0,
             retention_days: 30,
             event_retention_hours: 24,
+            turn_cache_mb: 64,
         },
         runs: Runs {
             max_concurrent: 256,
@@ -251,6 +253,7 @@ fn a_full_file_says_how_the_process_runs() {
         max_responses: 100,
         retention_days: 0,
         event_retention_hours: 0,
+        turn_cache_mb: 0,
     }
     ");
     insta::assert_debug_snapshot!(settings.runs, @"

@@ -6,7 +6,7 @@ use talaria_runtime::failpoint;
 use tonic::Status;
 use uuid::Uuid;
 
-use crate::context::turn_chain;
+use crate::context::{Chain, Head, KnownTurns, turn_chain};
 use crate::database::Database;
 use crate::events::events_read;
 use crate::line::runs_begin;
@@ -34,6 +34,7 @@ pub async fn check(
 /// Answers `ClaimRuns`: runs without a living owner first, then those whose turn it is.
 pub async fn claim(
     database: &Database,
+    known: &KnownTurns,
     request: &ClaimRunsRequest,
 ) -> Result<ClaimRunsResponse, Status> {
     let owner = parse_uuid(&request.owner, "owner")?;
@@ -67,7 +68,7 @@ pub async fn claim(
     for run in claimed {
         let id = run.response;
         // One run that cannot be read must not keep the others from their new owner.
-        match claimed_run(database, run).await {
+        match claimed_run(database, known, run).await {
             Ok(run) => runs.push(run),
             Err(status) => {
                 let code = status.code();
@@ -87,7 +88,11 @@ fn executing(request: &ClaimRunsRequest) -> Result<Vec<Uuid>, Status> {
 }
 
 /// A claimed run with all that its new owner needs.
-async fn claimed_run(database: &Database, claimed: Claimed) -> Result<ClaimedRun, Status> {
+async fn claimed_run(
+    database: &Database,
+    known: &KnownTurns,
+    claimed: Claimed,
+) -> Result<ClaimedRun, Status> {
     let request = decode("run_request", claimed.response, &claimed.request)?;
     let mut chunks = Vec::new();
     let mut last = -1;
@@ -102,7 +107,14 @@ async fn claimed_run(database: &Database, claimed: Claimed) -> Result<ClaimedRun
         }
     }
     let turns = match claimed.parent_turn {
-        Some(parent) => turn_chain(database, &claimed.tenant, claimed.conversation, parent).await?,
+        Some(parent) => {
+            let chain = Chain {
+                tenant: &claimed.tenant,
+                conversation: claimed.conversation,
+                head: Head::Id(parent),
+            };
+            turn_chain(database, known, chain).await?
+        }
         None => Vec::new(),
     };
     Ok(ClaimedRun {

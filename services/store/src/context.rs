@@ -1,8 +1,10 @@
 //! Reading what a new run starts from: parent turns and items named by id.
 
+mod known;
 mod turns;
 
-pub use turns::{item_id, turn_chain};
+pub use known::KnownTurns;
+pub use turns::{Chain, Head, item_id, turn_chain};
 
 use talaria_domain::ids::{ConversationId, ResponseId};
 use talaria_proto::v1::{LoadContextRequest, LoadContextResponse};
@@ -10,6 +12,7 @@ use talaria_runtime::error::Reason;
 use tonic::Status;
 use uuid::Uuid;
 
+use self::turns::TurnRow;
 use crate::database::{Database, Error, read};
 use crate::response::decode;
 
@@ -18,15 +21,16 @@ const COMPLETED: i16 = 3;
 /// Answers `LoadContext`.
 pub async fn context_load(
     database: &Database,
+    known: &KnownTurns,
     request: &LoadContextRequest,
 ) -> Result<LoadContextResponse, Status> {
     let tenant = request.tenant.as_str();
     let mut context = if let Some(id) = &request.previous_response_id {
-        previous_response_context(database, request, id).await?
+        previous_response_context(database, known, request, id).await?
     } else if let Some(conversation) = &request.conversation {
-        conversation_context(database, request, conversation).await?
+        conversation_context(database, known, request, conversation).await?
     } else if let Some(session) = &request.session_id {
-        session_context(database, tenant, session).await?
+        session_context(database, known, tenant, session).await?
     } else {
         LoadContextResponse::default()
     };
@@ -36,11 +40,12 @@ pub async fn context_load(
 
 async fn previous_response_context(
     database: &Database,
+    known: &KnownTurns,
     request: &LoadContextRequest,
     id: &str,
 ) -> Result<LoadContextResponse, Status> {
     let tenant = request.tenant.as_str();
-    let previous = previous_response(database, tenant, id).await?;
+    let previous = previous_response(database, tenant, id, !request.without_turns).await?;
     let mut context = LoadContextResponse {
         session_id: Some(previous.session),
         ..Default::default()
@@ -49,7 +54,12 @@ async fn previous_response_context(
         context.instructions = instructions(database, previous.id).await?;
     }
     if !request.without_turns {
-        context.turns = turn_chain(database, tenant, None, previous.id).await?;
+        let chain = Chain {
+            tenant,
+            conversation: None,
+            head: previous.turn.map_or(Head::Id(previous.id), Head::Row),
+        };
+        context.turns = turn_chain(database, known, chain).await?;
         context.parent_response_id = Some(ResponseId(previous.id).to_string());
     }
     Ok(context)
@@ -78,6 +88,7 @@ async fn instructions(database: &Database, response: Uuid) -> Result<Option<Stri
 
 async fn conversation_context(
     database: &Database,
+    known: &KnownTurns,
     request: &LoadContextRequest,
     conversation: &str,
 ) -> Result<LoadContextResponse, Status> {
@@ -93,9 +104,17 @@ async fn conversation_context(
         ));
     }
     // What a run that waits will continue from is known when its turn comes.
-    let head = found.head_turn.filter(|_| !busy);
+    let head = found.head.filter(|_| !busy);
+    let parent_response_id = head.as_ref().map(|head| ResponseId(head.id).to_string());
     let turns = match head {
-        Some(head) => turn_chain(database, tenant, Some(found.id), head).await?,
+        Some(head) => {
+            let chain = Chain {
+                tenant,
+                conversation: Some(found.id),
+                head: Head::Row(head),
+            };
+            turn_chain(database, known, chain).await?
+        }
         None => Vec::new(),
     };
     let instructions = match found.latest {
@@ -105,7 +124,7 @@ async fn conversation_context(
     Ok(LoadContextResponse {
         turns,
         instructions,
-        parent_response_id: head.map(|head| ResponseId(head).to_string()),
+        parent_response_id,
         conversation_id: Some(ConversationId(found.id).to_string()),
         session_id: found.session,
         busy,
@@ -117,15 +136,22 @@ async fn conversation_context(
 
 async fn session_context(
     database: &Database,
+    known: &KnownTurns,
     tenant: &str,
     session: &str,
 ) -> Result<LoadContextResponse, Status> {
     let Some(head) = session_head(database, tenant, session).await? else {
         return Ok(LoadContextResponse::default());
     };
+    let parent_response_id = Some(ResponseId(head.id).to_string());
+    let chain = Chain {
+        tenant,
+        conversation: None,
+        head: Head::Row(head),
+    };
     Ok(LoadContextResponse {
-        turns: turn_chain(database, tenant, None, head).await?,
-        parent_response_id: Some(ResponseId(head).to_string()),
+        turns: turn_chain(database, known, chain).await?,
+        parent_response_id,
         session_id: Some(session.to_owned()),
         ..Default::default()
     })
@@ -134,19 +160,22 @@ async fn session_context(
 struct Previous {
     id: Uuid,
     session: String,
+    turn: Option<TurnRow>,
 }
 
-/// A completed response.
+/// A completed response, with its turn if that is wanted.
 async fn previous_response(
     database: &Database,
     tenant: &str,
     id: &str,
+    with_turn: bool,
 ) -> Result<Previous, Status> {
     const SQL: &str = "
         -- previous_response
-        SELECT status, coalesce(session_id, id::text)
-        FROM response
-        WHERE id = $1 AND tenant = $2";
+        SELECT r.status, coalesce(r.session_id, r.id::text), t.id, t.parent_id, t.body
+        FROM response r
+        LEFT JOIN turn t ON t.id = r.id AND $3
+        WHERE r.id = $1 AND r.tenant = $2";
     let not_found = || {
         Reason::PreviousResponseNotFound.status_at(
             "previous_response_id",
@@ -154,7 +183,7 @@ async fn previous_response(
         )
     };
     let response = ResponseId::parse(id).ok_or_else(not_found)?.0;
-    let rows = read(database, SQL, &[&response, &tenant]).await?;
+    let rows = read(database, SQL, &[&response, &tenant, &with_turn]).await?;
     let row = rows.first().ok_or_else(not_found)?;
     if row.get::<_, i16>(0) != COMPLETED {
         return Err(Reason::PreviousResponseNotCompleted.status_at(
@@ -165,12 +194,13 @@ async fn previous_response(
     Ok(Previous {
         id: response,
         session: row.get(1),
+        turn: TurnRow::at(row, 2),
     })
 }
 
 struct FoundConversation {
     id: Uuid,
-    head_turn: Option<Uuid>,
+    head: Option<TurnRow>,
     active: Option<Uuid>,
     latest: Option<Uuid>,
     /// Of the latest completed response; of the active one where none has completed.
@@ -187,14 +217,17 @@ async fn conversation_find(
     const SQL: &str = "
         -- conversation_find
         SELECT c.id,
-               c.head_turn_id,
                c.active_response_id,
                (SELECT coalesce(r.session_id, r.id::text)
                 FROM response r
                 WHERE r.id = coalesce(c.latest_completed_response_id, c.active_response_id)),
                (SELECT count(*) FROM response w WHERE w.conversation_id = c.id AND w.status = 0),
-               c.latest_completed_response_id
+               c.latest_completed_response_id,
+               t.id,
+               t.parent_id,
+               t.body
         FROM conversation c
+        LEFT JOIN turn t ON t.id = c.head_turn_id
         WHERE c.tenant = $1 AND (c.id = $2 OR c.name = $3)
         LIMIT 1";
     let is_id = conversation.starts_with("conv_");
@@ -209,11 +242,11 @@ async fn conversation_find(
     }
     Ok(rows.first().map(|row| FoundConversation {
         id: row.get(0),
-        head_turn: row.get(1),
-        active: row.get(2),
-        session: row.get(3),
-        waiting: row.get(4),
-        latest: row.get(5),
+        active: row.get(1),
+        session: row.get(2),
+        waiting: row.get(3),
+        latest: row.get(4),
+        head: TurnRow::at(row, 5),
     }))
 }
 
@@ -225,26 +258,30 @@ async fn session_head(
     database: &Database,
     tenant: &str,
     session: &str,
-) -> Result<Option<Uuid>, Error> {
+) -> Result<Option<TurnRow>, Error> {
     const SQL: &str = "
         -- session_head
-        (SELECT t.id, false AS names_it
-         FROM turn t
-         WHERE t.tenant = $1
-           AND t.session_id = $2
-           AND (SELECT r.id FROM response r WHERE r.id = t.id) IS NOT NULL
-         ORDER BY t.id DESC
-         LIMIT 1)
-        UNION ALL
-        SELECT r.id, true
-        FROM response r
-        WHERE r.id = $3 AND r.tenant = $1 AND r.session_id IS NULL AND r.status = 3
-        ORDER BY names_it
-        LIMIT 1";
+        SELECT turn.id, turn.parent_id, turn.body
+        FROM (
+            (SELECT t.id, false AS names_it
+             FROM turn t
+             WHERE t.tenant = $1
+               AND t.session_id = $2
+               AND (SELECT r.id FROM response r WHERE r.id = t.id) IS NOT NULL
+             ORDER BY t.id DESC
+             LIMIT 1)
+            UNION ALL
+            SELECT r.id, true
+            FROM response r
+            WHERE r.id = $3 AND r.tenant = $1 AND r.session_id IS NULL AND r.status = 3
+            ORDER BY names_it
+            LIMIT 1
+        ) head
+        JOIN turn USING (id)";
     // A response's own session is its id in this very spelling.
     let own = Uuid::try_parse(session)
         .ok()
         .filter(|id| id.to_string() == session);
     let rows = read(database, SQL, &[&tenant, &session, &own]).await?;
-    Ok(rows.first().map(|row| row.get(0)))
+    Ok(rows.first().and_then(|row| TurnRow::at(row, 0)))
 }

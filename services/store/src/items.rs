@@ -6,15 +6,15 @@ use talaria_proto::v1::{
 };
 use talaria_runtime::error::Reason;
 use tonic::Status;
-use uuid::Uuid;
 
-use crate::context::turn_chain;
+use crate::context::{Chain, Head, KnownTurns, turn_chain};
 use crate::database::{Database, Error, read};
 use crate::response::decode;
 
 /// What the response was made from: the items before it, then its own input.
 pub async fn input_items_list(
     database: &Database,
+    known: &KnownTurns,
     request: ListInputItemsRequest,
 ) -> Result<ListInputItemsResponse, Status> {
     const SQL: &str = "
@@ -34,7 +34,14 @@ pub async fn input_items_list(
     let rows = read(database, SQL, &[&id, &tenant]).await?;
     let row = rows.first().ok_or_else(not_found)?;
     let mut items = match row.get(1) {
-        Some(head) => items_before(database, &tenant, row.get(0), head).await?,
+        Some(head) => {
+            let chain = Chain {
+                tenant: &tenant,
+                conversation: row.get(0),
+                head: Head::Id(head),
+            };
+            items_of(database, known, chain).await?
+        }
         None => Vec::new(),
     };
     if let Some(turn) = row.get::<_, Option<&[u8]>>(2) {
@@ -50,14 +57,13 @@ pub async fn input_items_list(
     Ok(ListInputItemsResponse { items })
 }
 
-/// The items of all turns from the first one to `head`, oldest first, without those that were taken out of `conversation`.
-pub async fn items_before(
+/// The items of all turns of a chain, oldest first.
+pub async fn items_of(
     database: &Database,
-    tenant: &str,
-    conversation: Option<Uuid>,
-    head: Uuid,
+    known: &KnownTurns,
+    chain: Chain<'_>,
 ) -> Result<Vec<ContextItem>, Error> {
-    let turns = turn_chain(database, tenant, conversation, head).await?;
+    let turns = turn_chain(database, known, chain).await?;
     let items = |turn: Turn| turn.input.into_iter().chain(turn.output);
     Ok(turns.into_iter().flat_map(items).collect())
 }

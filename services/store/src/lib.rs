@@ -48,6 +48,8 @@ pub struct Config {
     pub read_connections: usize,
     /// Statements of one lane (admissions, appends, ends) that may be in flight at once.
     pub writers_per_lane: usize,
+    /// Bytes of memory for turns that were continued from lately, so that they need not be read again. 0 for none.
+    pub turn_cache_bytes: u64,
     /// Ended responses that each tenant may keep: beyond that the least recently used go. 0 for no cap.
     pub max_responses: u64,
     /// Days after its end for which a response is kept. 0 for ever.
@@ -62,6 +64,7 @@ impl Config {
             database_url,
             read_connections: 16,
             writers_per_lane: 1,
+            turn_cache_bytes: 64_000_000,
             max_responses: 0,
             retention_days: 0,
             event_retention_hours: 0,

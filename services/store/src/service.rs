@@ -35,6 +35,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::admit::{Admission, Admit, FIRST_EPOCH};
 use crate::append::Append;
 use crate::cancel::CancelRequest;
+use crate::context::KnownTurns;
 use crate::database::{Database, Error, Server, error_chain, read, unavailable};
 use crate::finish::Finish;
 use crate::lane::{Lane, Outcome};
@@ -87,6 +88,7 @@ struct Inner {
     wholes: Lane<Whole>,
     /// Responses that are asked for.
     lookups: Lane<Lookup>,
+    known_turns: KnownTurns,
     upkeep: Arc<Upkeep>,
     healthy: watch::Sender<bool>,
     tasks: TaskTracker,
@@ -121,6 +123,7 @@ impl Store {
             database,
             writes: server.pool(WRITE_CONNECTIONS)?,
             leases: server.pool(LEASE_CONNECTIONS)?,
+            known_turns: KnownTurns::new(config.turn_cache_bytes),
             upkeep,
             healthy,
             tasks,
@@ -231,7 +234,7 @@ impl StoreService for Store {
         request: Request<LoadContextRequest>,
     ) -> Result<Response<LoadContextResponse>, Status> {
         let request = request.into_inner();
-        context::context_load(&self.inner.database, &request)
+        context::context_load(&self.inner.database, &self.inner.known_turns, &request)
             .await
             .map(Response::new)
     }
@@ -483,9 +486,13 @@ impl StoreService for Store {
         &self,
         request: Request<ListInputItemsRequest>,
     ) -> Result<Response<ListInputItemsResponse>, Status> {
-        items::input_items_list(&self.inner.database, request.into_inner())
-            .await
-            .map(Response::new)
+        items::input_items_list(
+            &self.inner.database,
+            &self.inner.known_turns,
+            request.into_inner(),
+        )
+        .await
+        .map(Response::new)
     }
 
     async fn create_conversation(
@@ -528,9 +535,13 @@ impl StoreService for Store {
         &self,
         request: Request<ListConversationItemsRequest>,
     ) -> Result<Response<ListConversationItemsResponse>, Status> {
-        conversation::items_list(&self.inner.database, request.into_inner())
-            .await
-            .map(Response::new)
+        conversation::items_list(
+            &self.inner.database,
+            &self.inner.known_turns,
+            request.into_inner(),
+        )
+        .await
+        .map(Response::new)
     }
 
     async fn add_conversation_items(
@@ -546,9 +557,13 @@ impl StoreService for Store {
         &self,
         request: Request<DeleteConversationItemRequest>,
     ) -> Result<Response<Conversation>, Status> {
-        conversation::item_delete(&self.inner.writes, request.into_inner())
-            .await
-            .map(Response::new)
+        conversation::item_delete(
+            &self.inner.writes,
+            &self.inner.known_turns,
+            request.into_inner(),
+        )
+        .await
+        .map(Response::new)
     }
 
     async fn delete_response(
@@ -635,7 +650,7 @@ impl StoreService for Store {
             // A renewal waits for it.
             claim::check(&self.inner.leases, &request).await
         } else {
-            claim::claim(&self.inner.writes, &request).await
+            claim::claim(&self.inner.writes, &self.inner.known_turns, &request).await
         };
         answer.map(Response::new)
     }

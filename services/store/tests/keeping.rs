@@ -16,3 +16,5 @@ mod owners;
 mod rebuilt;
 #[path = "keeping/retention.rs"]
 mod retention;
+#[path = "keeping/turns.rs"]
+mod turns;

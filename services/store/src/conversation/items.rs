@@ -11,17 +11,18 @@ use tonic::Status;
 use uuid::Uuid;
 
 use super::{Found, TRIES, found, not_completed, pack_turn, parse_turn};
-use crate::context::item_id;
+use crate::context::{Chain, Head, KnownTurns, item_id};
 use crate::database::{Database, Error, Tries, query, read, write};
-use crate::items::items_before;
+use crate::items::items_of;
 
 /// The conversation's items, oldest first, each once, without those that were taken out.
 pub async fn items_list(
     database: &Database,
+    known: &KnownTurns,
     request: ListConversationItemsRequest,
 ) -> Result<ListConversationItemsResponse, Status> {
     let found = found(database, &request.tenant, &request.conversation).await?;
-    let mut items = items_shown(database, &request.tenant, &found).await?;
+    let mut items = items_shown(database, known, &request.tenant, &found).await?;
     // A later turn that refers to an item of an earlier one holds it too.
     let mut seen = HashSet::new();
     items.retain(|item| item_id(item).is_none_or(|id| seen.insert(id)));
@@ -66,6 +67,7 @@ pub async fn items_add(
 /// Marks an item as taken out. The turn that holds it is never rewritten: others may continue from it.
 pub async fn item_delete(
     database: &Database,
+    known: &KnownTurns,
     request: DeleteConversationItemRequest,
 ) -> Result<Conversation, Status> {
     const SQL: &str = "
@@ -90,7 +92,7 @@ pub async fn item_delete(
         item_id: id,
     } = request;
     let found = found(database, &tenant, &conversation).await?;
-    let items = items_shown(database, &tenant, &found).await?;
+    let items = items_shown(database, known, &tenant, &found).await?;
     if !items
         .iter()
         .any(|item| item_id(item).is_some_and(|of| of == id))
@@ -108,13 +110,19 @@ pub async fn item_delete(
 
 async fn items_shown(
     database: &Database,
+    known: &KnownTurns,
     tenant: &str,
     found: &Found,
 ) -> Result<Vec<ContextItem>, Status> {
     let Some(head_turn) = found.head_turn else {
         return Ok(Vec::new());
     };
-    Ok(items_before(database, tenant, Some(found.id), head_turn).await?)
+    let chain = Chain {
+        tenant,
+        conversation: Some(found.id),
+        head: Head::Id(head_turn),
+    };
+    Ok(items_of(database, known, chain).await?)
 }
 
 async fn turn_exists(database: &Database, tenant: &str, id: Uuid) -> Result<bool, Error> {
