@@ -55,14 +55,15 @@ type Reply<J> = oneshot::Sender<Result<<J as Job>::Outcome, Arc<Error>>>;
 
 /// Where jobs of one kind are handed in.
 pub struct Lane<J: Job> {
-    queue: async_channel::Sender<Waiting<J>>,
+    /// Boxed, because the queue has room for all from the beginning.
+    queue: async_channel::Sender<Box<Waiting<J>>>,
 }
 
 impl<J: Job> Lane<J> {
     /// Starts a lane with `workers` batches in flight at most, each of which begins one no sooner than `pace` after
     /// its last. It ends when it is closed, or its last handle is dropped.
     pub fn start(database: &Database, workers: usize, pace: Duration, tasks: &TaskTracker) -> Self {
-        let (sender, queue) = async_channel::bounded::<Waiting<J>>(QUEUED_JOBS);
+        let (sender, queue) = async_channel::bounded(QUEUED_JOBS);
         for _ in 0..workers {
             tasks.spawn(work(database.clone(), queue.clone(), pace));
         }
@@ -79,7 +80,7 @@ impl<J: Job> Lane<J> {
         let (reply, answer) = oneshot::channel();
         let closed = || Arc::new(Error::Deadline);
         self.queue
-            .send(Waiting { job, reply })
+            .send(Box::new(Waiting { job, reply }))
             .await
             .map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
@@ -89,7 +90,7 @@ impl<J: Job> Lane<J> {
 /// Does what is still waited for: whoever waits no longer comes again, or was told that nothing is known of it.
 async fn work<J: Job>(
     database: Database,
-    queue: async_channel::Receiver<Waiting<J>>,
+    queue: async_channel::Receiver<Box<Waiting<J>>>,
     pace: Duration,
 ) {
     let mut next_begin = Instant::now();
