@@ -5,13 +5,18 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use talaria_proto::v1::{EventChunk, Response};
 use tokio::sync::watch;
 
-/// Bytes of events that stay in memory per run.
+/// Bytes of events that stay in memory per run at most, for subscribers that cannot keep up for a moment.
 const WINDOW_BYTES: usize = 512 << 10;
+/// For how long events stay if there are more than [`RECENT_BYTES`]: longer than a client takes to come back.
+const RECENT: Duration = Duration::from_secs(15);
+/// Bytes of events that stay however old they are.
+const RECENT_BYTES: usize = 16 << 10;
 /// Bytes that one message to a subscriber holds, roughly.
 const MESSAGE_BYTES: usize = 256 << 10;
 
@@ -35,7 +40,43 @@ struct Window {
 struct Chunk {
     first_seq: u64,
     next_seq: u64,
+    published: Instant,
     events: EventChunk,
+}
+
+impl Chunk {
+    /// Bytes of memory that it takes.
+    fn size_bytes(&self) -> usize {
+        size_of::<Self>() + self.events.encoded().len()
+    }
+}
+
+impl Window {
+    fn push(&mut self, events: EventChunk, count: u64, now: Instant) {
+        let chunk = Chunk {
+            first_seq: self.next_seq,
+            next_seq: self.next_seq + count,
+            published: now,
+            events,
+        };
+        self.next_seq = chunk.next_seq;
+        self.bytes += chunk.size_bytes();
+        self.chunks.push_back(chunk);
+        while self.chunks.len() > 1 && self.has_too_many(now) {
+            if let Some(oldest) = self.chunks.pop_front() {
+                self.bytes -= oldest.size_bytes();
+            }
+        }
+        if self.chunks.len() < self.chunks.capacity() / 4 {
+            self.chunks.shrink_to(self.chunks.len() * 2);
+        }
+    }
+
+    fn has_too_many(&self, now: Instant) -> bool {
+        let is_old = |oldest: &Chunk| now.duration_since(oldest.published) > RECENT;
+        self.bytes > WINDOW_BYTES
+            || self.bytes > RECENT_BYTES && self.chunks.front().is_some_and(is_old)
+    }
 }
 
 /// A reader of a feed.
@@ -72,22 +113,7 @@ impl Feed {
 
     /// Shows `count` durable events to everyone.
     pub fn publish(&self, events: EventChunk, count: u64) {
-        let mut window = self.lock();
-        let first_seq = window.next_seq;
-        window.next_seq += count;
-        window.bytes += events.encoded().len();
-        let next_seq = window.next_seq;
-        window.chunks.push_back(Chunk {
-            first_seq,
-            next_seq,
-            events,
-        });
-        while window.bytes > WINDOW_BYTES && window.chunks.len() > 1 {
-            if let Some(chunk) = window.chunks.pop_front() {
-                window.bytes -= chunk.events.encoded().len();
-            }
-        }
-        drop(window);
+        self.lock().push(events, count, Instant::now());
         self.changed.send_replace(());
     }
 
@@ -267,5 +293,30 @@ mod tests {
 
         assert_eq!(slow.next().await, Next::Behind);
         assert!(feed.lock().bytes <= WINDOW_BYTES);
+    }
+
+    #[tokio::test]
+    async fn what_was_said_long_ago_leaves_memory_though_little_is_said_now() {
+        let feed = Feed::new(0);
+        let now = Instant::now();
+        for first in 0..1000 {
+            feed.lock().push(chunk(first, 1, 200), 1, now);
+        }
+        assert_eq!(numbers(feed.subscribe(None).next().await).len(), 1000);
+
+        let later = now + RECENT * 2;
+        for first in 1000..1010 {
+            feed.lock().push(chunk(first, 1, 200), 1, later);
+        }
+
+        let (bytes, chunks, room) = {
+            let window = feed.lock();
+            (window.bytes, window.chunks.len(), window.chunks.capacity())
+        };
+        assert!(bytes <= RECENT_BYTES, "{bytes}");
+        assert!(room <= 4 * chunks, "{room} for {chunks}");
+        assert_eq!(feed.subscribe(None).next().await, Next::Behind);
+        let recent = feed.subscribe(Some(999)).next().await;
+        assert_eq!(numbers(recent), Vec::from_iter(1000..1010));
     }
 }
