@@ -171,6 +171,36 @@ async fn health_is_told_to_anyone_under_both_names() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Which version a connection speaks is seen from its first bytes, however few come at a time.
+#[tokio::test]
+async fn both_versions_of_http_are_spoken_however_the_bytes_come() -> anyhow::Result<()> {
+    let stack = stack_with(&[]).await?;
+    let host = stack.url("").replace("http://", "");
+    for method in ["GET", "POST", "PRINT"] {
+        let mut connection = TcpStream::connect(&host).await?;
+        connection.set_nodelay(true)?;
+        let head =
+            format!("{method} /health HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        for byte in head.bytes() {
+            connection.write_all(&[byte]).await?;
+            tokio::task::yield_now().await;
+        }
+        let mut answer = String::new();
+        within("the answer", connection.read_to_string(&mut answer)).await??;
+        let expected = if method == "GET" {
+            "HTTP/1.1 200"
+        } else {
+            "HTTP/1.1 405"
+        };
+        assert!(answer.starts_with(expected), "{method}: {answer}");
+    }
+    let http2 = reqwest::Client::builder().http2_prior_knowledge().build()?;
+    let answer = http2.get(stack.url("/health")).send().await?;
+    assert_eq!(answer.version(), reqwest::Version::HTTP_2);
+    assert_eq!(answer.status(), 200);
+    Ok(())
+}
+
 async fn detailed_health(stack: &Stack) -> anyhow::Result<Value> {
     let answer = stack.http.get(stack.url("/health/detailed")).send().await?;
     anyhow::ensure!(answer.status() == 200, "{answer:?}");

@@ -1,5 +1,6 @@
 //! The HTTP server: hyper by hand, because slow peers need deadlines that the stock one has not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ConnectInfo;
@@ -9,7 +10,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -30,18 +31,7 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let tasks = gateway.tasks.clone();
     let router = router(gateway);
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .keep_alive(true);
-    server
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(20))
-        .max_concurrent_streams(256);
+    let protocols = Arc::new(Protocols::new());
     let graceful = GracefulShutdown::new();
     let connections = TaskTracker::new();
     loop {
@@ -73,10 +63,16 @@ pub async fn serve(
                 request
             });
         let service = TowerToHyperService::new(service);
-        let connection = server.serve_connection_with_upgrades(TokioIo::new(socket), service);
-        let connection = graceful.watch(connection.into_owned());
+        let (protocols, stop) = (Arc::clone(&protocols), stop.clone());
+        let watcher = graceful.watcher();
         connections.spawn(async move {
-            if let Err(error) = connection.await {
+            let spoken = protocols.spoken(&socket);
+            let spoken = tokio::time::timeout(HEAD, stop.run_until_cancelled(spoken));
+            let Ok(Some(Ok(protocol))) = spoken.await else {
+                return;
+            };
+            let connection = protocol.serve_connection(TokioIo::new(socket), service);
+            if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!(error, "a connection broke");
             }
         });
@@ -93,4 +89,45 @@ pub async fn serve(
         tracing::info!("some connections did not end in time");
     }
     Ok(())
+}
+
+/// What connections may speak.
+struct Protocols {
+    http1: auto::Builder<TokioExecutor>,
+    /// HTTP/1 or HTTP/2.
+    any: auto::Builder<TokioExecutor>,
+}
+
+/// What every connection of HTTP/2 begins with that was not agreed upon before, and no request of HTTP/1. Source: RFC 9113, 3.4.
+const PREFACE: &[u8] = b"PRI";
+
+impl Protocols {
+    fn new() -> Self {
+        let mut any = auto::Builder::new(TokioExecutor::new());
+        any.http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .keep_alive(true);
+        any.http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .max_concurrent_streams(256);
+        let http1 = any.clone().http1_only();
+        Self { http1, any }
+    }
+
+    /// What the connection speaks, once its first bytes are there.
+    ///
+    /// hyper finds that out, too, but reads the bytes one by one into a buffer that is twice as large then, for as long
+    /// as the connection lasts.
+    async fn spoken(&self, socket: &TcpStream) -> std::io::Result<&auto::Builder<TokioExecutor>> {
+        let mut first = [0; PREFACE.len()];
+        let length = socket.peek(&mut first).await?;
+        Ok(if PREFACE.starts_with(&first[..length]) {
+            &self.any
+        } else {
+            &self.http1
+        })
+    }
 }

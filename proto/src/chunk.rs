@@ -24,7 +24,9 @@ struct Decoded {
 impl EventChunk {
     /// Encodes `events`.
     pub fn of(events: &[Event]) -> Self {
-        let mut encoded = BytesMut::with_capacity(events.len() * 128);
+        // As large as it gets: a chunk stays in memory for a while.
+        let length = |event| prost::encoding::message::encoded_len(1, event);
+        let mut encoded = BytesMut::with_capacity(events.iter().map(length).sum());
         for event in events {
             prost::encoding::message::encode(1, event, &mut encoded);
         }

@@ -214,21 +214,23 @@ impl Execution {
     }
 
     /// Waits for `work` while the run's events are written; `None` if the run is cancelled meanwhile.
-    async fn meanwhile<T>(
+    fn meanwhile<T>(
         &mut self,
         writer: &mut Writer,
         work: impl Future<Output = T>,
-    ) -> Result<Option<T>, Left> {
-        // Boxed, because what is waited for is large, and gone afterwards.
+    ) -> impl Future<Output = Result<Option<T>, Left>> {
+        // Boxed before anything waits for it, because it is large, and gone afterwards.
         let mut work = Box::pin(work);
-        writer.add(self.take_events());
-        loop {
-            tokio::select! {
-                biased;
-                () = self.cancel.cancelled() => return Ok(None),
-                () = self.release.cancelled() => return Err(Left::Released),
-                progress = writer.progress() => progress?,
-                done = &mut work => return Ok(Some(done)),
+        async move {
+            writer.add(self.take_events());
+            loop {
+                tokio::select! {
+                    biased;
+                    () = self.cancel.cancelled() => return Ok(None),
+                    () = self.release.cancelled() => return Err(Left::Released),
+                    progress = writer.progress() => progress?,
+                    done = &mut work => return Ok(Some(done)),
+                }
             }
         }
     }

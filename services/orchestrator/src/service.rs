@@ -304,7 +304,8 @@ impl Shared {
             feed.leave();
             drop(place);
             if is_released {
-                lease::release(&shared).await;
+                // Boxed, because it is large and every run would hold the room for it.
+                Box::pin(lease::release(&shared)).await;
             }
             if in_conversation {
                 // Somebody may wait for it in line.

@@ -5,8 +5,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::FutureExt;
+use http_body_util::BodyExt;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{RequestBuilder, Response, Url};
+use reqwest::{RequestBuilder, Url};
 use secrecy::ExposeSecret;
 use talaria_proto::v1::ResponseError;
 use talaria_runtime::clock;
@@ -32,7 +33,8 @@ pub struct Client {
 /// The body of an answer, as it arrives.
 #[derive(Debug)]
 pub struct Body {
-    response: Response,
+    /// Without the head of the response, which would keep hold of a whole buffer of the connection's.
+    content: reqwest::Body,
     /// Until when the first byte must have come; `None` after it.
     first_byte: Option<Instant>,
     idle_timeout: Duration,
@@ -131,18 +133,25 @@ impl Client {
             Ok(Err(error)) => return Err(CallError::broken(error)),
             Ok(Ok(response)) => response,
         };
+        let status = response.status();
+        let now = UNIX_EPOCH + Duration::from_millis(clock::unix_millis().unsigned_abs());
+        let retry_after = if status.is_success() {
+            None
+        } else {
+            retry_after(response.headers(), now)
+        };
         let mut body = Body {
-            response,
+            content: response.into(),
             first_byte: Some(first_byte),
             idle_timeout: self.idle_timeout,
             total,
             postponed: None,
             unspeakable: self.unspeakable.clone(),
         };
-        if body.response.status().is_success() {
+        if status.is_success() {
             return Ok(body);
         }
-        Err(body.refusal().await)
+        Err(body.refusal(status.as_u16(), retry_after).await)
     }
 }
 
@@ -168,7 +177,7 @@ impl Body {
             read
         } else {
             let (deadline, wait) = self.deadline(at_most);
-            let read = timeout_at(deadline, self.response.chunk()).await;
+            let read = timeout_at(deadline, self.chunk()).await;
             read.map_err(|_| CallError::timeout(wait))?
         };
         self.first_byte = None;
@@ -180,13 +189,23 @@ impl Body {
         if self.postponed.is_some() {
             return None;
         }
-        match self.response.chunk().now_or_never()? {
+        match self.chunk().now_or_never()? {
             Ok(Some(bytes)) => Some(bytes),
             other => {
                 self.postponed = Some(other);
                 None
             }
         }
+    }
+
+    /// The next bytes, or `None` at the end. Cancel-safe.
+    async fn chunk(&mut self) -> reqwest::Result<Option<Bytes>> {
+        while let Some(frame) = self.content.frame().await {
+            if let Ok(bytes) = frame?.into_data() {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
     }
 
     /// Reads up to the end and drops what comes.
@@ -220,10 +239,7 @@ impl Body {
     }
 
     /// What an answer that is no success means. A body that breaks off or does not come says what it says so far.
-    async fn refusal(&mut self) -> CallError {
-        let status = self.response.status().as_u16();
-        let now = UNIX_EPOCH + Duration::from_millis(clock::unix_millis().unsigned_abs());
-        let retry_after = retry_after(self.response.headers(), now);
+    async fn refusal(&mut self, status: u16, retry_after: Option<Duration>) -> CallError {
         let mut body = Vec::new();
         while let Ok(Some(bytes)) = self.next(None).await {
             let room = MAX_ERROR_BYTES - body.len();
