@@ -174,7 +174,7 @@ async fn previous_response(
         -- previous_response
         SELECT r.status, coalesce(r.session_id, r.id::text), t.id, t.parent_id, t.body
         FROM response r
-        LEFT JOIN turn t ON t.id = r.id AND $3
+        LEFT JOIN turn t ON t.id = r.id AND t.tenant = r.tenant AND $3
         WHERE r.id = $1 AND r.tenant = $2";
     let not_found = || {
         Reason::PreviousResponseNotFound.status_at(
@@ -227,7 +227,12 @@ async fn conversation_find(
                t.parent_id,
                t.body
         FROM conversation c
-        LEFT JOIN turn t ON t.id = c.head_turn_id
+        LEFT JOIN LATERAL (
+            SELECT *
+            FROM turn
+            WHERE turn.id = c.head_turn_id AND turn.tenant = c.tenant
+            OFFSET 0
+        ) t ON c.active_response_id IS NULL
         WHERE c.tenant = $1 AND (c.id = $2 OR c.name = $3)
         LIMIT 1";
     let is_id = conversation.starts_with("conv_");
@@ -277,7 +282,12 @@ async fn session_head(
             ORDER BY names_it
             LIMIT 1
         ) head
-        JOIN turn USING (id)";
+        CROSS JOIN LATERAL (
+            SELECT *
+            FROM turn
+            WHERE turn.id = head.id AND turn.tenant = $1
+            OFFSET 0
+        ) turn";
     // A response's own session is its id in this very spelling.
     let own = Uuid::try_parse(session)
         .ok()

@@ -48,7 +48,8 @@ pub struct Config {
     pub read_connections: usize,
     /// Statements of one lane (admissions, appends, ends) that may be in flight at once.
     pub writers_per_lane: usize,
-    /// Bytes of memory for turns that were continued from lately, so that they need not be read again. 0 for none.
+    /// Bytes of memory for chains of turns that were continued from lately, so that they need not be read again. 0 for
+    /// none.
     pub turn_cache_bytes: u64,
     /// Ended responses that each tenant may keep: beyond that the least recently used go. 0 for no cap.
     pub max_responses: u64,

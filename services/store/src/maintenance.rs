@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::abandoned::runs_end_abandoned;
 use crate::approval::approvals_forget;
+use crate::context::KnownTurns;
 use crate::database::{Database, Error, error_chain};
 use crate::lease::leases_forget;
 use crate::retention::{
@@ -109,6 +110,7 @@ impl Store {
 pub fn start(
     database: &Database,
     upkeep: &Arc<Upkeep>,
+    known: &KnownTurns,
     stop: &CancellationToken,
     tasks: &TaskTracker,
 ) {
@@ -123,10 +125,11 @@ pub fn start(
                 .run_until_cancelled_owned(keep_cap(database.clone(), upkeep.clone())),
         );
     }
-    tasks.spawn(
-        stop.clone()
-            .run_until_cancelled_owned(keep_clean(database, upkeep)),
-    );
+    tasks.spawn(stop.clone().run_until_cancelled_owned(keep_clean(
+        database,
+        upkeep,
+        known.clone(),
+    )));
 }
 
 /// Writes down what was read and holds the cap, soon after something was read or ended.
@@ -149,11 +152,12 @@ async fn keep_cap(database: Database, upkeep: Arc<Upkeep>) {
 }
 
 /// Removes what is too old, and turns that nothing needs; ends what nobody goes on with.
-async fn keep_clean(database: Database, upkeep: Arc<Upkeep>) {
+async fn keep_clean(database: Database, upkeep: Arc<Upkeep>, known: KnownTurns) {
     let began = Instant::now();
     let mut sweep = Sweep::default();
     loop {
         let mut pause = EVERY_MINUTE;
+        known.forget_idle();
         // Where everything was stopped for long, those who would go on come together with the store.
         if began.elapsed() >= ABANDONED_NOT_BEFORE {
             let end = || runs_end_abandoned(&database, ABANDONED);

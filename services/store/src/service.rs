@@ -105,7 +105,8 @@ impl Store {
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let upkeep = Arc::new(Upkeep::new(config));
-        maintenance::start(&database, &upkeep, &stop, &tasks);
+        let known_turns = KnownTurns::new(config.turn_cache_bytes);
+        maintenance::start(&database, &upkeep, &known_turns, &stop, &tasks);
         let healthy = watch::Sender::new(true);
         tasks.spawn(watch_health(
             database.clone(),
@@ -123,7 +124,7 @@ impl Store {
             database,
             writes: server.pool(WRITE_CONNECTIONS)?,
             leases: server.pool(LEASE_CONNECTIONS)?,
-            known_turns: KnownTurns::new(config.turn_cache_bytes),
+            known_turns,
             upkeep,
             healthy,
             tasks,

@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::known::{KnownTurns, ReadTurn};
+use super::known::{KnownTurns, ReadTurn, Turns};
 use crate::database::{Database, Error, read};
 use crate::response::decode;
 
@@ -23,7 +23,7 @@ pub struct Chain<'a> {
     pub head: Head,
 }
 
-/// The last turn of a chain, which is in the database, or was a moment ago.
+/// The last turn of a chain, which is in the database, or was a moment ago, and is the tenant's.
 #[derive(Debug)]
 pub enum Head {
     Id(Uuid),
@@ -137,43 +137,42 @@ async fn items_deleted(database: &Database, conversation: Uuid) -> Result<HashSe
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Reads those turns that are not known.
+/// Takes what is known, and reads the rest.
+///
+/// A chain whose last turn came as a row is what somebody continues from, and likely to be continued from again.
 async fn turns_read(
     database: &Database,
     known: &KnownTurns,
     Chain { tenant, head, .. }: Chain<'_>,
 ) -> Result<Vec<Turn>, Error> {
-    let mut newest_first = Vec::new();
-    let mut next = match head {
-        Head::Row(row) if known.get(tenant, row.id).is_none() => {
-            let head = [unpacked(tenant, row)?];
-            known.keep(&head);
-            let [(_, turn)] = head;
-            let parent = turn.parent;
-            newest_first.push(turn);
-            parent
+    let row = match head {
+        Head::Id(id) => {
+            let turns = match known.get(tenant, id) {
+                Some(turns) => turns,
+                None => chain_read(database, tenant, id).await?,
+            };
+            return Ok(turns.shown());
         }
-        Head::Row(TurnRow { id, .. }) | Head::Id(id) => Some(id),
+        Head::Row(row) => row,
     };
-    while let Some(turn) = next.and_then(|id| known.get(tenant, id)) {
-        next = turn.parent;
-        newest_first.push(turn);
+    if let Some(turns) = known.get(tenant, row.id) {
+        return Ok(turns.shown());
     }
-    if let Some(head) = next {
-        let unknown = chain_read(database, tenant, head).await?;
-        known.keep(&unknown);
-        newest_first.extend(unknown.into_iter().map(|(_, turn)| turn));
-    }
-    let turn = |turn: &Arc<ReadTurn>| turn.turn.clone();
-    Ok(newest_first.iter().rev().map(turn).collect())
+    let head = Arc::new(ReadTurn::new(decode("turn", row.id, &row.body)?));
+    let mut turns = match row.parent {
+        None => Turns::default(),
+        Some(parent) => match known.get(tenant, parent) {
+            Some(turns) => turns,
+            None => chain_read(database, tenant, parent).await?,
+        },
+    };
+    turns.push(head);
+    known.keep(tenant, row.id, &turns);
+    Ok(turns.shown())
 }
 
-/// The turns from `head` back to the first.
-async fn chain_read(
-    database: &Database,
-    tenant: &str,
-    head: Uuid,
-) -> Result<Vec<(Uuid, Arc<ReadTurn>)>, Error> {
+/// The turns from the first to `head`.
+async fn chain_read(database: &Database, tenant: &str, head: Uuid) -> Result<Turns, Error> {
     const SQL: &str = "
         -- turn_chain
         WITH RECURSIVE chain AS (
@@ -185,22 +184,14 @@ async fn chain_read(
             FROM chain
             JOIN turn t ON t.id = chain.parent_id
         )
-        SELECT id, parent_id, body
+        SELECT id, body
         FROM chain
-        ORDER BY depth";
+        ORDER BY depth DESC";
     let rows = read(database, SQL, &[&head, &tenant]).await?;
-    rows.iter()
-        .filter_map(|row| TurnRow::at(row, 0))
-        .map(|row| unpacked(tenant, row))
-        .collect()
-}
-
-fn unpacked(tenant: &str, row: TurnRow) -> Result<(Uuid, Arc<ReadTurn>), Error> {
-    let TurnRow { id, parent, body } = row;
-    let turn = ReadTurn {
-        tenant: tenant.to_owned(),
-        parent,
-        turn: decode("turn", id, &body)?,
-    };
-    Ok((id, Arc::new(turn)))
+    let mut turns = Turns::default();
+    for row in rows {
+        let turn = decode("turn", row.get(0), row.get(1))?;
+        turns.push(Arc::new(ReadTurn::new(turn)));
+    }
+    Ok(turns)
 }

@@ -105,7 +105,7 @@ async fn create(
     Ok(client.create_conversation(request).await?.into_inner())
 }
 
-fn reason<T: std::fmt::Debug>(refused: Result<T, Status>) -> Option<Reason> {
+pub fn reason<T: std::fmt::Debug>(refused: Result<T, Status>) -> Option<Reason> {
     refused.err().as_ref().and_then(Reason::of)
 }
 
