@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ConnectInfo;
-use http::Request;
+use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -18,7 +18,7 @@ use tower::ServiceExt;
 use crate::Gateway;
 use crate::front::{LocalAddress, router};
 
-/// How long a connection may take to send a request's head.
+/// How long a connection may take to say what it speaks, and then to send a request's head.
 const HEAD: Duration = Duration::from_secs(30);
 /// How long connections may take to end when the server stops.
 const GRACE: Duration = Duration::from_secs(5);
@@ -94,12 +94,22 @@ pub async fn serve(
 /// What connections may speak.
 struct Protocols {
     http1: auto::Builder<TokioExecutor>,
-    /// HTTP/1 or HTTP/2.
-    any: auto::Builder<TokioExecutor>,
+    http2: auto::Builder<TokioExecutor>,
 }
 
-/// What every connection of HTTP/2 begins with that was not agreed upon before, and no request of HTTP/1. Source: RFC 9113, 3.4.
-const PREFACE: &[u8] = b"PRI";
+/// What every connection of HTTP/2 begins with that was not agreed upon before. Source: RFC 9113, 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What a connection speaks that begins with these bytes; not known while they are part of what HTTP/2 begins with.
+fn version(first: &[u8]) -> Option<Version> {
+    if first.is_empty() || !PREFACE.starts_with(first) {
+        Some(Version::HTTP_11)
+    } else if first.len() == PREFACE.len() {
+        Some(Version::HTTP_2)
+    } else {
+        None
+    }
+}
 
 impl Protocols {
     fn new() -> Self {
@@ -113,21 +123,49 @@ impl Protocols {
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20))
             .max_concurrent_streams(256);
-        let http1 = any.clone().http1_only();
-        Self { http1, any }
+        Self {
+            http1: any.clone().http1_only(),
+            http2: any.http2_only(),
+        }
     }
 
     /// What the connection speaks, once its first bytes are there.
     ///
-    /// hyper finds that out, too, but reads the bytes one by one into a buffer that is twice as large then, for as long
-    /// as the connection lasts.
+    /// hyper finds that out, too, but without a deadline; and then it has read the first bytes by themselves, so that its
+    /// buffer is twice as large for as long as the connection lasts.
     async fn spoken(&self, socket: &TcpStream) -> std::io::Result<&auto::Builder<TokioExecutor>> {
         let mut first = [0; PREFACE.len()];
-        let length = socket.peek(&mut first).await?;
-        Ok(if PREFACE.starts_with(&first[..length]) {
-            &self.any
-        } else {
-            &self.http1
-        })
+        let mut pause = Duration::from_millis(5);
+        loop {
+            let length = socket.peek(&mut first).await?;
+            match version(&first[..length]) {
+                Some(Version::HTTP_2) => return Ok(&self.http2),
+                Some(_) => return Ok(&self.http1),
+                // Peeking returns at once while there is something: there is no waiting for more of it.
+                None => tokio::time::sleep(pause).await,
+            }
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_known_once_enough_has_come() {
+        let table: [(&[u8], Option<Version>); 7] = [
+            (b"", Some(Version::HTTP_11)),
+            (b"G", Some(Version::HTTP_11)),
+            (b"P", None),
+            (b"PO", Some(Version::HTTP_11)),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r", None),
+            (b"PRI * HTTP/1.1\r\nhost: x\r\n", Some(Version::HTTP_11)),
+            (PREFACE, Some(Version::HTTP_2)),
+        ];
+        for (first, expected) in table {
+            assert_eq!(version(first), expected, "{first:?}");
+        }
     }
 }

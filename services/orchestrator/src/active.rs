@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use talaria_runtime::ids;
 use tokio_util::sync::CancellationToken;
@@ -100,6 +101,14 @@ impl ActiveRuns {
     pub fn leave_all(&self) {
         for run in self.lock().values() {
             run.leave();
+        }
+    }
+
+    /// Lets the feeds of all of them let go of what was said long ago.
+    pub fn forget_old_events(&self) {
+        let now = Instant::now();
+        for run in self.lock().values() {
+            run.feed.forget_old(now);
         }
     }
 

@@ -20,6 +20,8 @@ const CLAIM_AT_ONCE: usize = 4;
 const CLAIM_EVERY: Duration = Duration::from_secs(1);
 /// How long at least is between two claims, whatever asks for them.
 const SHORTEST: Duration = Duration::from_millis(20);
+/// How often runs that say nothing let go of what they said long ago.
+const FORGET_EVERY: Duration = Duration::from_secs(5);
 
 /// Claims runs for as long as it is polled; only word of those that are to stop once the process drains.
 ///
@@ -28,8 +30,13 @@ pub async fn run(shared: &Arc<Shared>) {
     shared.registered.wait().await;
     let mut alone = shared.config.alone;
     let every = CLAIM_EVERY.min(shared.config.lease / 4);
+    let mut forgot = Instant::now();
     loop {
         let started = Instant::now();
+        if forgot + FORGET_EVERY < started {
+            shared.active.forget_old_events();
+            forgot = started;
+        }
         if alone {
             alone = lease::end_others(shared).await.is_err();
         }

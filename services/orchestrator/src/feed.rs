@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 /// Bytes of events that stay in memory per run at most, for subscribers that cannot keep up for a moment.
 const WINDOW_BYTES: usize = 512 << 10;
-/// For how long events stay if there are more than [`RECENT_BYTES`]: longer than a client takes to come back.
+/// For how long events stay if there are more than [`RECENT_BYTES`]: longer than it takes to read the log up to them.
 const RECENT: Duration = Duration::from_secs(15);
 /// Bytes of events that stay however old they are.
 const RECENT_BYTES: usize = 16 << 10;
@@ -62,6 +62,10 @@ impl Window {
         self.next_seq = chunk.next_seq;
         self.bytes += chunk.size_bytes();
         self.chunks.push_back(chunk);
+        self.forget_old(now);
+    }
+
+    fn forget_old(&mut self, now: Instant) {
         while self.chunks.len() > 1 && self.has_too_many(now) {
             if let Some(oldest) = self.chunks.pop_front() {
                 self.bytes -= oldest.size_bytes();
@@ -115,6 +119,11 @@ impl Feed {
     pub fn publish(&self, events: EventChunk, count: u64) {
         self.lock().push(events, count, Instant::now());
         self.changed.send_replace(());
+    }
+
+    /// Lets go of what was said long before `now`: while nothing is said, nobody else does.
+    pub fn forget_old(&self, now: Instant) {
+        self.lock().forget_old(now);
     }
 
     /// Says that the run ended, and as what.
@@ -296,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_said_long_ago_leaves_memory_though_little_is_said_now() {
+    async fn what_was_said_long_ago_leaves_memory() {
         let feed = Feed::new(0);
         let now = Instant::now();
         for first in 0..1000 {
@@ -305,6 +314,8 @@ mod tests {
         assert_eq!(numbers(feed.subscribe(None).next().await).len(), 1000);
 
         let later = now + RECENT * 2;
+        feed.forget_old(later);
+        assert!(feed.lock().bytes <= RECENT_BYTES);
         for first in 1000..1010 {
             feed.lock().push(chunk(first, 1, 200), 1, later);
         }
@@ -317,6 +328,6 @@ mod tests {
         assert!(room <= 4 * chunks, "{room} for {chunks}");
         assert_eq!(feed.subscribe(None).next().await, Next::Behind);
         let recent = feed.subscribe(Some(999)).next().await;
-        assert_eq!(numbers(recent), Vec::from_iter(1000..1010));
+        assert_eq!(numbers(recent), (1000..1010).collect::<Vec<u64>>());
     }
 }

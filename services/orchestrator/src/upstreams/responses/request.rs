@@ -169,6 +169,7 @@ fn without_id(object: &RawObject<'_>) -> String {
 mod tests {
     use bytes::Bytes;
     use serde_json::json;
+    use talaria_domain::model::Object;
 
     use super::*;
 
@@ -206,6 +207,20 @@ mod tests {
         };
 
         insta::assert_snapshot!(body(&call, Form::Stream), @r#"{"model":"m","instructions":"Be \"brief\".","input":[{"role":"user","content":"Hi","n":1.0e+2}],"temperature":0.5,"truncation":"auto","tools":[{"type":"function","name":"f"}],"stream":true,"store":false}"#);
+    }
+
+    #[test]
+    fn what_is_left_out_leaves_no_gap() {
+        let message = || item(r#"{"id":"msg_1","type":"message","n":1}"#, None);
+        let thought = || item(r#"{"id":"rs_1","type":"reasoning","summary":[]}"#, None);
+        let call = ModelCall {
+            model: "m".to_owned(),
+            instructions: None,
+            context: vec![thought(), message(), thought(), message(), thought()],
+            parameters: Object::new(),
+        };
+
+        insta::assert_snapshot!(body(&call, Form::Whole), @r#"{"model":"m","input":[{"type":"message","n":1},{"type":"message","n":1}],"stream":false,"store":false}"#);
     }
 
     #[test]
