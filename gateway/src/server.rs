@@ -113,19 +113,21 @@ fn version(first: &[u8]) -> Option<Version> {
 
 impl Protocols {
     fn new() -> Self {
-        let mut any = auto::Builder::new(TokioExecutor::new());
-        any.http1()
+        let mut server = auto::Builder::new(TokioExecutor::new());
+        server
+            .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD)
             .keep_alive(true);
-        any.http2()
+        server
+            .http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20))
             .max_concurrent_streams(256);
         Self {
-            http1: any.clone().http1_only(),
-            http2: any.http2_only(),
+            http1: server.clone().http1_only(),
+            http2: server.http2_only(),
         }
     }
 

@@ -121,7 +121,7 @@ impl Feed {
         self.changed.send_replace(());
     }
 
-    /// Lets go of what was said long before `now`: while nothing is said, nobody else does.
+    /// Lets go of what was said long before `now`. What is said next does that, too, but may be long in coming.
     pub fn forget_old(&self, now: Instant) {
         self.lock().forget_old(now);
     }

@@ -134,10 +134,10 @@ impl Client {
             Ok(Ok(response)) => response,
         };
         let status = response.status();
-        let now = UNIX_EPOCH + Duration::from_millis(clock::unix_millis().unsigned_abs());
         let retry_after = if status.is_success() {
             None
         } else {
+            let now = UNIX_EPOCH + Duration::from_millis(clock::unix_millis().unsigned_abs());
             retry_after(response.headers(), now)
         };
         let mut body = Body {

@@ -83,6 +83,7 @@ pub fn body(call: &ModelCall, form: Form) -> String {
 /// Appends the item as the upstream may read it; answers whether it could.
 fn push_input_item(item: &CallItem, body: &mut String) -> bool {
     let Ok(json) = std::str::from_utf8(&item.json) else {
+        debug!("left out a context item that is no text");
         return false;
     };
     let id = item.upstream_id.as_deref();
