@@ -208,7 +208,6 @@ async fn a_process_that_stops_hands_its_runs_over() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A stack whose agent has the scripted MCP server, which writes down what it is asked in `log`.
 /// An orchestrator without a store has the most room, and can begin nothing.
 #[tokio::test]
 async fn runs_begin_where_there_is_a_store() -> anyhow::Result<()> {
@@ -236,6 +235,7 @@ async fn runs_begin_where_there_is_a_store() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A stack whose agent has the scripted MCP server, which writes down what it is asked in a log.
 fn with_tools(runs: &str, directory: &Path) -> (Options, PathBuf) {
     let log = directory.join("log");
     let options = Options {

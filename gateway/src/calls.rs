@@ -83,7 +83,7 @@ pub async fn start_run(gateway: &Gateway, request: StartRunRequest) -> Result<St
 /// Has a run admitted by the orchestrator with the most room that takes it.
 async fn admit(gateway: &Gateway, request: &StartRunRequest) -> Result<Answer, Status> {
     let mut refusal = None;
-    for runs in gateway.orchestrators.each() {
+    for runs in gateway.orchestrators.each_known().await {
         match admit_at(runs, request.clone()).await {
             Err(status) if may_start_elsewhere(&status, request.idempotency.is_some()) => {
                 // That there is no room says more than that one cannot be reached.

@@ -27,11 +27,19 @@ impl Orchestrators {
 
     /// Those that answer, the least busy first; whichever comes to answer, if none does.
     pub fn each(&self) -> Vec<Runs> {
-        let mut each: Vec<Runs> = self.0.each().into_iter().map(client).collect();
-        if each.is_empty() {
-            each.push(self.any());
+        self.or_any(self.0.each())
+    }
+
+    /// The same, once it was found out which answer.
+    pub async fn each_known(&self) -> Vec<Runs> {
+        self.or_any(self.0.each_known().await)
+    }
+
+    fn or_any(&self, links: Vec<Link>) -> Vec<Runs> {
+        if links.is_empty() {
+            return vec![self.any()];
         }
-        each
+        links.into_iter().map(client).collect()
     }
 
     /// The one that executes a run; none where nobody does, at this moment.

@@ -1,7 +1,7 @@
 //! One server of a service: its connection, what it has to do, and whether it is well.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -50,8 +50,10 @@ pub struct Member {
 struct State {
     /// A [`Health`].
     health: AtomicU8,
+    /// Whether it was found out how it is.
+    is_known: AtomicBool,
     calls: AtomicUsize,
-    /// Told when the server answers again.
+    /// Told when that is first found out, and when the server answers again.
     changed: Arc<Notify>,
 }
 
@@ -77,7 +79,8 @@ impl State {
     /// Sets it, and tells whether it served before.
     fn set(&self, health: Health) -> bool {
         let before = self.health.swap(health as u8, Ordering::AcqRel);
-        if health < Health::Silent {
+        let was_known = self.is_known.swap(true, Ordering::AcqRel);
+        if !was_known || health < Health::Silent {
             self.changed.notify_waiters();
         }
         before == Health::Serves as u8
@@ -100,6 +103,7 @@ impl Member {
             .keep_alive_timeout(KEEPALIVE.1);
         let state = State {
             health: AtomicU8::new(Health::Silent as u8),
+            is_known: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
             changed,
         };
@@ -118,6 +122,11 @@ impl Member {
     /// Whether it can be given calls.
     pub fn health(&self) -> Health {
         self.state.health()
+    }
+
+    /// Whether it was found out how it is, since it was first heard of.
+    pub fn is_known(&self) -> bool {
+        self.state.is_known.load(Ordering::Acquire)
     }
 
     /// Calls that it has not finished, streams included.

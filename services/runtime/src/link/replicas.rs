@@ -94,6 +94,16 @@ impl Replicas {
         }
     }
 
+    /// The same once it was found out how they are, if none is known to be well yet.
+    ///
+    /// Right after the start, one that says that it cannot serve may be all that is known.
+    pub async fn each_known(&self) -> Vec<Link> {
+        if let Kind::Remote(remote) = &self.0 {
+            remote.set.known().await;
+        }
+        self.each()
+    }
+
     /// A link to the server at exactly this address, also if it is not on the list; none if that is no address.
     ///
     /// In one process, that is the only one there is.

@@ -77,6 +77,23 @@ impl Set {
         members
     }
 
+    /// Returns when one is well, or how each of them is was found out; after the time that calls wait for one at the
+    /// latest.
+    pub async fn known(&self) {
+        let deadline = Instant::now() + self.patience.0;
+        loop {
+            let changed = self.changed.notified();
+            let members = self.members();
+            let is_well = |member: &Arc<Member>| member.health() == Health::Serves;
+            if members.iter().any(is_well) || members.iter().all(|member| member.is_known()) {
+                return;
+            }
+            if timeout_at(deadline, changed).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// The first of [`Self::by_load`] that was not tried: every call asks for it, so nothing is sorted.
     fn first_by_load(&self, tried: &[Arc<Member>]) -> Option<Arc<Member>> {
         let members = self.members.read().unwrap_or_else(PoisonError::into_inner);

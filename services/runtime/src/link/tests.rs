@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use http::{Request, Response};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -192,6 +193,30 @@ async fn what_was_not_sent_is_known() -> anyhow::Result<()> {
     let told = status.map(|status| (status.code(), is_unsent(&status)));
     assert_eq!(told, Some((Code::Unavailable, true)));
     assert!(!is_unsent(&Status::unavailable("of the server itself")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn servers_are_chosen_from_once_it_is_known_how_they_are() -> anyhow::Result<()> {
+    let (refusing, well) = (start("refusing", None).await?, start("well", None).await?);
+    refusing.healthy.send_replace(false);
+    // It takes connections, and says nothing.
+    let mute = TcpListener::bind("127.0.0.1:0").await?;
+    let silent = format!("http://{}", mute.local_addr()?);
+
+    let replicas = Replicas::remote(&[refusing.url(), silent], None)?;
+    while replicas.each().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let mut choosing = Box::pin(replicas.each_known());
+    assert!(choosing.as_mut().now_or_never().is_none());
+    drop(mute);
+    assert_eq!(choosing.await.len(), 1);
+
+    let replicas = Replicas::remote(&[refusing.url(), well.url()], None)?;
+    assert!(replicas.each().is_empty());
+    let links = replicas.each_known().await;
+    assert_eq!(ask(&links[0], "Change").await?, "well");
     Ok(())
 }
 
